@@ -1,0 +1,1 @@
+"""MobileLLM language models, layer sharing included, on MLX."""
