@@ -120,6 +120,34 @@ class ModelConfig:
             raise read.error("num_key_value_heads", f"a divisor of num_attention_heads ({heads})")
         return config
 
+    def to_dict(self, dtype: str) -> dict[str, Any]:
+        """The ``config.json`` of this model in the published ``mobilellm`` form; ``dtype`` as in "float16"."""
+        return {
+            "architectures": ["MobileLLMForCausalLM"],
+            "model_type": "mobilellm",
+            "vocab_size": self.vocab_size,
+            "hidden_size": self.hidden_size,
+            "intermediate_size": self.intermediate_size,
+            "num_hidden_layers": self.num_hidden_layers,
+            "num_attention_heads": self.num_attention_heads,
+            "num_key_value_heads": self.num_key_value_heads,
+            "head_dim": self.head_dim,
+            "layer_sharing": self.layer_sharing_repeats > 1,
+            "layer_sharing_repeats": self.layer_sharing_repeats,
+            "share_embedding": self.share_embedding,
+            "tie_word_embeddings": False,  # as published; share_embedding decides
+            "hidden_act": "silu",
+            "attention_bias": False,
+            "mlp_bias": False,
+            "rms_norm_eps": self.rms_norm_eps,
+            "rope_theta": self.rope_theta,
+            "rope_scaling": None,
+            "max_position_embeddings": self.max_position_embeddings,
+            "bos_token_id": 1,
+            "eos_token_id": self.eos_token_ids[0] if len(self.eos_token_ids) == 1 else list(self.eos_token_ids),
+            "torch_dtype": dtype,
+        }
+
 
 class _Keys:
     """Typed access to the keys of one config file; every error names the file, the key and what was found."""

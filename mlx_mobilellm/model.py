@@ -1,6 +1,7 @@
 """The model: blocks stored once and executed in a row, and the one step that everything is built from."""
 
-from typing import NotRequired, TypedDict
+from collections.abc import Sequence
+from typing import NotRequired, TypedDict, cast
 
 import mlx.core as mx
 
@@ -34,7 +35,7 @@ class Weights(TypedDict):
 class KV(TypedDict):
     """Keys and values, one pair of arrays (B, KV heads, capacity, head width) for each execution of a block.
 
-    Row b holds its tokens in columns 0 … position[b] - 1; what lies beyond is never seen and needs no clearing.
+    Row b holds its tokens in columns 0 … position[b] - 1; what lies beyond is never seen.
     """
 
     keys: list[mx.array]
@@ -92,8 +93,7 @@ class _Attention:
         self.origin = mx.array([0])
         if kv is not None and position is not None:
             columns = position[:, None] + mx.arange(length)  # (B, T)
-            capacity = mx.arange(kv["keys"][0].shape[2])
-            self.mask = (capacity <= columns[..., None])[:, None]  # (B, 1, T, capacity)
+            self.mask = (mx.arange(capacity_of(kv)) <= columns[..., None])[:, None]  # (B, 1, T, capacity)
             self.columns = columns[:, None, :, None]  # (B, 1, T, 1)
 
     def __call__(self, block: Block, x: mx.array, execution: int) -> mx.array:
@@ -117,7 +117,7 @@ class _Attention:
         return out.transpose(0, 2, 1, 3).reshape(batch, length, config.attention_width) @ block["o_proj"].T
 
     def _store(self, execution: int, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """Write new keys and values (B, KV heads, T, head width) to the cache; return those to attend over."""
+        """Write new keys and values (B, KV heads, T, head width) to the cache; return what to attend to."""
         if self.kv is None:
             return keys, values
         stored: list[mx.array] = []
@@ -137,16 +137,50 @@ def _feed_forward(block: Block, x: mx.array) -> mx.array:
     return (gate * mx.sigmoid(gate) * up) @ block["down_proj"].T
 
 
+CAPACITY_STEP = 256
+"""Columns by which a cache grows, so that its arrays seldom change their shape."""
+
+
 def empty_kv(config: ModelConfig, batch: int, capacity: int, dtype: mx.Dtype) -> KV:
-    """A cache of ``batch`` rows with room for ``capacity`` tokens each."""
-    shape = (batch, config.num_key_value_heads, capacity, config.head_dim)
+    """A cache of ``batch`` rows with room for at least ``capacity`` tokens each."""
+    shape = (batch, config.num_key_value_heads, _rounded(capacity), config.head_dim)
     return {
         "keys": [mx.zeros(shape, dtype) for _ in range(config.executions)],
         "values": [mx.zeros(shape, dtype) for _ in range(config.executions)],
     }
 
 
-def check_ids(config: ModelConfig, ids: list[int]) -> None:
+def grow(kv: KV, capacity: int) -> None:
+    """Make room for at least ``capacity`` tokens in every row; what is there stays."""
+    missing = _rounded(capacity) - capacity_of(kv)
+    if missing > 0:
+        for arrays in (kv["keys"], kv["values"]):
+            for index, array in enumerate(arrays):
+                arrays[index] = mx.pad(array, [(0, 0), (0, 0), (0, missing), (0, 0)])
+
+
+def join(kv: KV, kept: mx.array, other: KV) -> KV:
+    """A cache of the rows ``kept`` (int32) of one cache and all rows of another."""
+    capacity = max(capacity_of(kv), capacity_of(other))
+    grow(kv, capacity)
+    grow(other, capacity)
+
+    def joined(ours: list[mx.array], theirs: list[mx.array]) -> list[mx.array]:
+        return [mx.concatenate([a[kept], b]) for a, b in zip(ours, theirs, strict=True)]
+
+    return {"keys": joined(kv["keys"], other["keys"]), "values": joined(kv["values"], other["values"])}
+
+
+def capacity_of(kv: KV) -> int:
+    """How many columns each row has."""
+    return kv["keys"][0].shape[2]
+
+
+def _rounded(capacity: int) -> int:
+    return -(-capacity // CAPACITY_STEP) * CAPACITY_STEP
+
+
+def check_ids(config: ModelConfig, ids: Sequence[int]) -> None:
     """Refuse ids outside the vocabulary.
 
     Raises:
@@ -177,5 +211,5 @@ class MobileLLM:
         """
         if ids.ndim != 2 or ids.size == 0 or not mx.issubdtype(ids.dtype, mx.integer):
             raise MobileLLMError(f"ids: expected whole numbers (B, L), found {ids.dtype} {ids.shape}")
-        check_ids(self.config, mx.stack([ids.min(), ids.max()]).tolist())
+        check_ids(self.config, cast(list[int], mx.stack([ids.min(), ids.max()]).tolist()))
         return unembed(self.weights, extend(self.config, self.weights, None, ids))

@@ -1,0 +1,70 @@
+"""Build the demo model from a seed: tokenizer, training, checkpoint, loss curve. Resumes where it was stopped."""
+
+import argparse
+from pathlib import Path
+
+import mlx.core as mx
+from corpus import file_documents, rows, train_tokenizer, written_documents
+from mlx_mobilellm.checkpoint import save_weights
+from mlx_mobilellm.config import ModelConfig
+from mlx_mobilellm.tokenizer import Tokenizer
+from trainer import Run, Schedule
+
+EXAMPLES = """examples:
+  python examples/train_demo/build.py --output demo
+  python examples/train_demo/build.py --output mine --text my_stories.txt --steps 500
+"""
+
+
+def demo_config(vocab_size: int) -> ModelConfig:
+    """Four blocks, each run twice: 1.77 million parameters at 1,024 pieces."""
+    return ModelConfig(
+        vocab_size=vocab_size,
+        hidden_size=192,
+        intermediate_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=3,
+        num_key_value_heads=1,
+        head_dim=64,
+        layer_sharing_repeats=2,
+        max_position_embeddings=512,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, required=True, help="folder for the checkpoint and the saved run")
+    parser.add_argument("--text", type=Path, help="learn this text file instead; an empty line ends a document")
+    parser.add_argument("--steps", type=int, default=Schedule.steps)
+    parser.add_argument("--tokens", type=int, default=4096, help="tokens of one step (default: %(default)s)")
+    parser.add_argument("--pieces", type=int, default=1024, help="vocabulary size (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+
+    args.output.mkdir(parents=True, exist_ok=True)
+    documents = file_documents(args.text) if args.text else written_documents
+    path = args.output / "tokenizer.model"
+    if not path.exists():
+        train_tokenizer(documents, path, args.pieces)
+    tokenizer = Tokenizer(path)
+    config = demo_config(tokenizer.vocab_size)
+    run = Run(config, Schedule(steps=args.steps, seed=args.seed), args.output)
+    losses = run.train(lambda step: rows(documents, tokenizer, f"train/{args.seed}", step, args.tokens))
+    save_weights(args.output, config, run.weights, mx.float16)
+    _plot(losses, args.output / "loss.png")
+
+
+def _plot(losses: list[float], path: Path) -> None:
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    axes.plot(losses, linewidth=0.8)
+    axes.set(xlabel="step", ylabel="loss (nats per token)", title="Training loss", yscale="log")
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    main()
