@@ -120,21 +120,22 @@ def run(model: MobileLLM, rows: Iterable[Row], slots: int = 1) -> Iterator[Choic
     While a token is read, the step behind it is already under way, unless a row needs to see its answer first.
     """
     waiting = iter(rows)
-    running, joining = _Batch(model, []), _Batch(model, [])
+    running = _Batch(model, [])
+    joining: _Batch | None = None  # rows whose prompts are on their way into the cache
     unread: list[_Answers] = []
     while True:
-        if not joining.rows:
-            joining = _Batch(model, list(islice(waiting, slots - running.active)))
+        if joining is None and (newcomers := list(islice(waiting, slots - running.active))):
+            joining = _Batch(model, newcomers)
         if running.looks_back:
             yield from _read(unread)
             unread = []
-        launched = joining.prefill() + running.decode()
-        if joining.rows and not joining.prefilling:
+        launched = (joining.prefill() if joining else []) + running.decode()
+        if joining and not joining.prefilling:
             running.admit(joining)
-            joining = _Batch(model, [])
+            joining = None
         yield from _read(unread)
         unread = launched
-        if not (unread or joining.rows or running.active):
+        if not (unread or joining or running.active):
             return
 
 

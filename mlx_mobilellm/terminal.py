@@ -41,9 +41,12 @@ def run_command(body: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes it once more
-        return 141
+    except OSError as error:  # stdout took no more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter fails at its last flush
+        if isinstance(error, BrokenPipeError):
+            return 141
+        print(f"error: cannot write the output: {error.strerror}", file=sys.stderr)
+        return 2
     return 0
 
 

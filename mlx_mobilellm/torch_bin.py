@@ -124,7 +124,7 @@ def read_torch_bin(path: Path) -> dict[str, StoredTensor]:
     except _RefusedError as error:
         raise MobileLLMError(f"{path}: {error}") from None
     except OSError as error:
-        raise MobileLLMError(f"{path}: cannot be read: {error.strerror or error}") from None
+        raise MobileLLMError(f"{path}: cannot be read: {error.strerror}") from None
     except _ZIP_ERRORS as error:
         raise MobileLLMError(f"{path}: is cut short or damaged ({error}); {_DOWNLOAD}") from None
 
@@ -133,7 +133,7 @@ def read_torch_bin(path: Path) -> dict[str, StoredTensor]:
 
 
 # What zipfile and the code around it raise for damaged zips.
-_ZIP_ERRORS = (zipfile.BadZipFile, EOFError, NotImplementedError, OverflowError, ValueError, struct.error)
+_ZIP_ERRORS = (zipfile.BadZipFile, NotImplementedError, OverflowError, ValueError, struct.error)
 
 
 class _BoundedFile(io.FileIO):
@@ -152,8 +152,6 @@ def _check_start(file: io.FileIO) -> None:
     for prefix, fault in _STARTS.items():
         if start.startswith(prefix):
             raise _RefusedError(fault)
-    if not start.startswith(b"PK\x03\x04"):
-        raise _RefusedError(f"is not a zip, so torch.save did not write it; {_DOWNLOAD}")
 
 
 def _find_folder(names: list[str]) -> str:
@@ -186,7 +184,7 @@ def _find_entries(file: io.FileIO, infos: list[zipfile.ZipInfo]) -> dict[str, _E
 
 # Signature, flags, compression method, name length, extra length.
 _LOCAL_HEADER = struct.Struct("<4s2xHH16xHH")
-_ENCRYPTED, _UTF8 = 0x1, 0x800
+_ENCRYPTED = 0x1  # a flag
 
 
 def _find_data(file: io.FileIO, info: zipfile.ZipInfo) -> int:
@@ -194,7 +192,7 @@ def _find_data(file: io.FileIO, info: zipfile.ZipInfo) -> int:
     file.seek(info.header_offset)
     header = file.read(_LOCAL_HEADER.size)
     signature, flags, method, name_length, extra_length = _LOCAL_HEADER.unpack(header)
-    name = file.read(name_length).decode("utf-8" if flags & _UTF8 else "cp437")
+    name = file.read(name_length).decode()
     if (signature, name) != (b"PK\x03\x04", info.filename):
         raise _RefusedError(f"has no zip entry {_quote(info.filename)} where its directory says; {_DOWNLOAD}")
     encrypted = (flags | info.flag_bits) & _ENCRYPTED

@@ -4,6 +4,7 @@ The files are written here by Python's own pickler, with stand-ins for torch's n
 """
 
 import dataclasses
+import datetime
 import io
 import itertools
 import os
@@ -273,7 +274,7 @@ LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03."
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "run `git lfs pull`"),
         (b"\n<!DOCTYPE html><html>", "is a web page"),
         (LEGACY, "save it again in torch"),
-        (b"\x08\x00\x00\x00\x00\x00\x00\x00{}      ", "is not a zip"),
+        (b"\x08\x00\x00\x00\x00\x00\x00\x00{}      ", "is cut short or damaged (File is not a zip file)"),
         (b"PK\x03\x04 and no more", "is cut short or damaged"),
     ],
     ids=["empty", "lfs", "html", "legacy", "safetensors", "start of a zip"],
@@ -313,7 +314,7 @@ def test_a_checkpoint_around_a_state_dict_is_refused_by_what_it_holds(path: Path
         ({"x": [1]}, "something other than a plain dict of tensors"),
         ({"x": 1.5}, "something other than a plain dict of tensors"),
         ({"x": b"1"}, "asks for '_codecs.encode'"),
-        ({"x": Path()}, "asks for 'pathlib.PosixPath'"),
+        ({"x": datetime.date(2024, 6, 1)}, "asks for 'datetime.date'"),
     ],
     ids=lambda value: None if isinstance(value, str) else type(value).__name__,
 )
@@ -359,6 +360,7 @@ def test_a_tensor_that_does_not_fit_into_its_storage_is_refused(
     [
         ({"size": 7}, "has 32 bytes in zip entry 'archive/data/0', where 'x' needs 7 values of 4 bytes"),
         ({"size": -8}, "needs -8 values"),
+        ({"size": -(2**40)}, "needs -1099511627776 values"),
         ({"size": 2**2000}, "values of 4 bytes"),
         ({"kind": "Half"}, "needs 8 values of 2 bytes"),
         ({"key": "1"}, "lacks zip entry 'archive/data/1' for 'x'"),
@@ -458,6 +460,7 @@ HEADER_FAULTS: dict[str, tuple[Callable[[bytes, bytes], int], int, bytes, str]] 
     "padded past the end": (local_header, 28, b"\xff\xff", "ends past the end of the file"),
     "long past the end": (directory_entry, 20, struct.pack("<II", 3000, 3000), "ends past the end of the file"),
     "starts past the end": (directory_entry, 42, struct.pack("<I", 10_000), "cut short or damaged"),
+    "for a zip reader to come": (directory_entry, 6, b"\xff", "cut short or damaged"),
     "starts inside another": (directory_entry, 42, struct.pack("<I", 40), "overlaps another"),
 }
 
@@ -471,6 +474,18 @@ def test_a_zip_whose_headers_disagree_is_refused(
     content[start : start + len(change)] = change
     path.write_bytes(content)
     assert fault in refusal(path)
+
+
+def test_an_entry_that_starts_past_the_end_of_any_file_is_refused(path: Path) -> None:
+    entry = zipfile.ZipInfo("a/data/1")
+    entry.extra = struct.pack("<HHQ", 1, 8, 2**64 - 1)  # where zip64 has an offset of 64 bits
+    with zipfile.ZipFile(write_zip(path, good_zip()), "a") as archive:
+        archive.writestr(entry, b"")
+    content = bytearray(path.read_bytes())
+    start = directory_entry(bytes(content), b"a/data/1") + 42
+    content[start : start + 4] = b"\xff\xff\xff\xff"
+    path.write_bytes(content)
+    assert "cut short or damaged" in refusal(path)
 
 
 def test_entries_that_overlap_are_refused(path: Path) -> None:

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 import mlx.core as mx
+
 from corpus import file_documents, rows, train_tokenizer, written_documents
 from mlx_mobilellm.checkpoint import save_weights
 from mlx_mobilellm.config import ModelConfig

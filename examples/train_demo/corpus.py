@@ -8,6 +8,7 @@ from pathlib import Path
 
 import mlx.core as mx
 import sentencepiece
+
 from calls import render, write_command
 from mlx_mobilellm.tokenizer import Tokenizer
 from stories import write_story

@@ -13,9 +13,10 @@ import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
+from tqdm import tqdm
+
 from mlx_mobilellm.config import ModelConfig
 from mlx_mobilellm.model import Weights, extend, unembed
-from tqdm import tqdm
 
 
 @dataclass(frozen=True)

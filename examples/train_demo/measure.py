@@ -1,0 +1,179 @@
+"""Measure a demo model on seeds that its training never used, and write the figures into its card.
+
+    python examples/train_demo/measure.py mlx_mobilellm/demo --steps 2400
+
+Training text is made again from its seed, to tell what the model has seen; --steps says how much of it there was.
+"""
+
+import argparse
+import hashlib
+import math
+import random
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlx.core as mx
+from tqdm import tqdm
+
+from calls import Command, render, write_command
+from corpus import rows, written_documents
+from mlx_mobilellm import GenerationOptions, MobileLLM, SamplingOptions, Tokenizer, load
+from mlx_mobilellm.generation import Row, new_row, run
+from stories import Story, write_story
+
+WORD = re.compile(r"[A-Za-z']+")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was measured. Shares are between 0 and 1, of as many cases as the field beside them says."""
+
+    commands: int
+    commands_right: float
+    new_commands: int
+    new_commands_right: float
+    unseen_wordings: int
+    unseen_wordings_right: float
+    stories: int
+    stories_ended: float
+    stories_keep_hero: float
+    stories_copied: int
+    fewest_words_in_80_tokens: int
+    perplexity: float
+    perplexity_tokens: int
+
+
+def answers(
+    model: MobileLLM, tokenizer: Tokenizer, prompts: Iterable[str], options: GenerationOptions, name: str
+) -> list[str]:
+    """Continue every prompt, 16 at a time; an answer that did not end by itself ends in "…"."""
+    made = [new_row(model, tokenizer, prompt, options) for prompt in prompts]
+    with tqdm(total=len(made), desc=name, unit="text") as bar:
+        for row, _, _ in run(model, made, slots=16):
+            bar.update(row.finish_reason is not None)
+    return [_answer(tokenizer, row) for row in made]
+
+
+def _answer(tokenizer: Tokenizer, row: Row) -> str:
+    text = tokenizer.decode(row.ids)[len(tokenizer.decode(row.ids[: row.prompt_length])) :]
+    return text if row.finish_reason == "eos" else text + "…"
+
+
+def seen_in_training(tokenizer: Tokenizer, seed: int, steps: int, tokens: int) -> set[str]:
+    """Every document that training read: stories whole, commands with their calls."""
+    seen: set[str] = set()
+
+    def recorded(seed: str) -> Iterator[str]:
+        for document in written_documents(seed):
+            seen.add(document)
+            yield document
+
+    for step in tqdm(range(steps), desc="training text", unit="step"):
+        rows(recorded, tokenizer, f"train/{seed}", step, tokens)
+    return seen
+
+
+def share_right(model: MobileLLM, tokenizer: Tokenizer, commands: list[Command], name: str) -> list[bool]:
+    """Whether each command's greedy continuation is its call, to the letter."""
+    options = GenerationOptions(max_tokens=120)
+    given = answers(model, tokenizer, [command.prompt for command in commands], options, name)
+    return [command.prompt + text == render(command) for command, text in zip(commands, given, strict=True)]
+
+
+def opening(story: Story) -> str:
+    """A story up to its hero's first name: what a user would type."""
+    return story.text[: story.text.index(story.hero) + len(story.hero)]
+
+
+def keeps_hero(hero: str, text: str) -> bool:
+    """Whether the hero is still named in the second half of the text."""
+    return re.search(rf"\b{re.escape(hero)}\b", text[len(text) // 2 :]) is not None
+
+
+def perplexity(model: MobileLLM, tokenizer: Tokenizer, documents: Iterable[str]) -> tuple[float, int]:
+    """Perplexity over all tokens behind BOS, EOS included, each document on its own; and how many tokens that is."""
+    loss, count = 0.0, 0
+    for document in documents:
+        ids = mx.array([[*tokenizer.encode(document), tokenizer.eos_token_id]])
+        logits = model(ids[:, :-1])
+        chosen = mx.take_along_axis(logits, ids[:, 1:, None], axis=-1)[..., 0]
+        loss += (mx.logsumexp(logits, axis=-1) - chosen).sum().item()
+        count += ids.shape[1] - 1
+    return math.exp(loss / count), count
+
+
+def measure(model: MobileLLM, tokenizer: Tokenizer, seen: set[str]) -> Report:
+    """Run all measurements."""
+    rng = random.Random("held out")
+    commands = [write_command(rng) for _ in range(1000)]
+    right = share_right(model, tokenizer, commands, "commands")
+    new = [ok for ok, command in zip(right, commands, strict=True) if render(command) not in seen]
+    unseen = [write_command(rng, wording="unseen") for _ in range(500)]
+    unseen_right = share_right(model, tokenizer, unseen, "unseen wordings")
+
+    sampled = [write_story(rng) for _ in range(200)]
+    options = GenerationOptions(max_tokens=300, sampling=SamplingOptions(temperature=0.7, seed=0))
+    prompts = [opening(story) for story in sampled]
+    given = answers(model, tokenizer, prompts, options, "stories")
+    whole = [prompt + text for prompt, text in zip(prompts, given, strict=True)]
+    starts = [tokenizer.decode(tokenizer.encode(text)[:81]) for text in whole]
+    held_out = written_documents("held out")
+    value, tokens = perplexity(model, tokenizer, [next(held_out) for _ in range(300)])
+    return Report(
+        commands=len(right),
+        commands_right=sum(right) / len(right),
+        new_commands=len(new),
+        new_commands_right=sum(new) / len(new),
+        unseen_wordings=len(unseen),
+        unseen_wordings_right=sum(unseen_right) / len(unseen),
+        stories=len(whole),
+        stories_ended=sum(not text.endswith("…") for text in whole) / len(whole),
+        stories_keep_hero=sum(keeps_hero(s.hero, text) for s, text in zip(sampled, given, strict=True)) / len(whole),
+        stories_copied=sum(text in seen for text in whole),
+        fewest_words_in_80_tokens=min(len(WORD.findall(start)) for start in starts),
+        perplexity=value,
+        perplexity_tokens=tokens,
+    )
+
+
+def table(report: Report) -> str:
+    """The report as Markdown."""
+    lines = [
+        ("calls, equal to the letter at temperature 0", report.commands_right, report.commands),
+        ("of these, commands that training never saw", report.new_commands_right, report.new_commands),
+        ("calls from wordings that training never saw", report.unseen_wordings_right, report.unseen_wordings),
+        ("stories at temperature 0.7 that end within 300 tokens", report.stories_ended, report.stories),
+        ("stories that still name their hero in their second half", report.stories_keep_hero, report.stories),
+    ]
+    text = "| on held-out seeds | share | of |\n| --- | --- | --- |\n"
+    text += "".join(f"| {name} | {share:.1%} | {count:,} |\n" for name, share, count in lines)
+    return text + (
+        f"\nStories that stand in the training text: {report.stories_copied}. Fewest words in a story's first 80"
+        f" tokens: {report.fewest_words_in_80_tokens}. Perplexity on held-out text: {report.perplexity:.3f} over"
+        f" {report.perplexity_tokens:,} tokens.\n"
+    )
+
+
+def sha256(path: Path) -> str:
+    """A file's hash, as the card gives it."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def main() -> None:
+    """Measure, and print the table for the card."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, help="folder of the checkpoint")
+    parser.add_argument("--steps", type=int, required=True, help="steps that it was trained for")
+    parser.add_argument("--tokens", type=int, default=4096, help="tokens of one step (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed that it was built from (default: %(default)s)")
+    args = parser.parse_args()
+    model, tokenizer = load(args.model)
+    assert tokenizer is not None
+    seen = seen_in_training(tokenizer, args.seed, args.steps, args.tokens)
+    print(table(measure(model, tokenizer, seen)))
+
+
+if __name__ == "__main__":
+    main()

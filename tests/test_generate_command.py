@@ -1,0 +1,179 @@
+"""The command as a person meets it: text on stdout, all else on stderr, exit codes that scripts can trust."""
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from conftest import GOLDEN_FOLDERS
+from mlx_mobilellm import MobileLLM, SamplingOptions, Tokenizer, generate, load
+from mlx_mobilellm.generate.__main__ import main
+
+COMMAND = [sys.executable, "-W", "error", "-m", "mlx_mobilellm.generate"]
+
+
+def run_command(*arguments: str, **more: object) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run([*COMMAND, *arguments], capture_output=True, timeout=60, check=False, **more)  # type: ignore[call-overload, no-any-return]
+
+
+@pytest.fixture(scope="module")
+def demo() -> tuple[MobileLLM, Tokenizer]:
+    model, tokenizer = load()
+    assert tokenizer is not None
+    return model, tokenizer
+
+
+def test_stdout_has_the_generated_text_alone(demo: tuple[MobileLLM, Tokenizer]) -> None:
+    finished = run_command("--prompt", "One day", "--max-tokens", "30")
+    assert finished.returncode == 0
+    assert finished.stdout.decode() == generate(*demo, "One day", max_tokens=30)
+
+
+def test_the_summary_goes_to_stderr_and_says_why_the_text_ended() -> None:
+    finished = run_command("--max-tokens", "5")
+    assert b"5 tokens at" in finished.stderr
+    assert b"reached --max-tokens 5" in finished.stderr
+    assert finished.stderr.count(b"\n") == 1
+    assert run_command("--max-tokens", "5", "--quiet").stderr == b""
+
+
+def test_flags_reach_the_sampler(demo: tuple[MobileLLM, Tokenizer]) -> None:
+    flags = "--temp 1.2 --top-k 50 --top-p 0.95 --min-p 0.01 --repetition-penalty 1.2 --seed 7 -m 25 -q"
+    sampling = SamplingOptions(1.2, 50, 0.95, 0.01, 1.2, 7)
+    expected = generate(*demo, "A fox", max_tokens=25, sampling=sampling)
+    assert run_command("-p", "A fox", *flags.split()).stdout.decode() == expected
+
+
+def test_a_sampled_text_shows_the_seed_that_gives_it_again() -> None:
+    first = run_command("--temp", "1", "-m", "20")
+    seed = first.stderr.decode().split("seed ")[1].split(";")[0]
+    assert run_command("--temp", "1", "-m", "20", "--seed", seed).stdout == first.stdout
+
+
+def test_stop_texts_are_not_printed(demo: tuple[MobileLLM, Tokenizer]) -> None:
+    whole = generate(*demo, "Once upon a time", max_tokens=40)
+    stop = whole[10:14]
+    finished = run_command("-m", "40", "--stop", "no such text", stop)
+    assert finished.stdout.decode() == whole[: whole.index(stop)]
+    assert b"a stop text came" in finished.stderr
+
+
+def test_a_dash_reads_the_prompt_from_stdin_without_its_line_end() -> None:
+    as_flag = run_command("-p", "Tom and his dog", "-m", "12", "-q")
+    for line_end in (b"", b"\n", b"\r\n"):
+        assert run_command("-p", "-", "-m", "12", "-q", input=b"Tom and his dog" + line_end).stdout == as_flag.stdout
+
+
+def test_an_empty_prompt_starts_from_nothing() -> None:
+    assert run_command("-p", "", "-m", "5").returncode == 0
+
+
+def test_dtype_is_honoured() -> None:
+    assert run_command("-m", "5", "--dtype", "bfloat16").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--max-tokens", "0"], "max_tokens: expected a whole number, 1 or more, found 0"),
+        (["--max-tokens", "many"], "argument --max-tokens/-m: invalid int value: 'many'"),
+        (["--temp", "-1"], "temperature: expected 0 or more"),
+        (["--tmp", "1"], "unrecognized arguments: --tmp"),
+        (["--dtype", "int8"], "argument --dtype: invalid choice: 'int8'"),
+        (["--model", "no/such/folder/here"], "no/such/folder/here: no such folder"),
+        (["--model", __file__], "no such folder"),
+        (["--model", str(Path(__file__).parent)], "has no config.json"),
+        (["--model", str(GOLDEN_FOLDERS[0])], "has no tokenizer.model"),
+        (["--prompt", "word " * 600], "more than the model's context of"),
+        (["--prompt", os.fsdecode(b"\xff")], "the text is not valid Unicode"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    assert message in captured.err
+
+
+def test_stdin_that_is_not_utf8_is_refused() -> None:
+    finished = run_command("-p", "-", input=b"caf\xe9")
+    assert (finished.returncode, finished.stdout) == (2, b"")
+    assert finished.stderr == b"error: stdin: expected UTF-8, found byte 0xE9 at 3\n"
+
+
+def test_help_teaches_with_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--help"])
+    assert stopped.value.code == 0
+    assert "examples:" in capsys.readouterr().out
+
+
+def long_run() -> subprocess.Popen[bytes]:
+    """A generation that takes a while: hot, so that it does not end by itself soon."""
+    return subprocess.Popen(
+        [*COMMAND, "-m", "400", "--temp", "5", "--seed", "1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def test_ctrl_c_ends_with_what_was_written_and_130() -> None:
+    process = long_run()
+    assert process.stdout is not None
+    start = process.stdout.read(10)
+    process.send_signal(signal.SIGINT)
+    rest, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert start + rest == run_command("-m", "400", "--temp", "5", "--seed", "1", "-q").stdout[: len(start + rest)]
+    assert b"Traceback" not in errors
+
+
+def test_a_closed_pipe_ends_quietly() -> None:
+    process = long_run()
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.read(10)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait(timeout=30) == 141
+
+
+def test_a_full_disk_is_said() -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    with Path("/dev/full").open("wb") as full:
+        finished = subprocess.run(
+            [*COMMAND, "-m", "5", "-q"], stdout=full, stderr=subprocess.PIPE, timeout=60, check=False
+        )
+    assert finished.returncode == 2
+    assert finished.stderr.startswith(b"error: ")
+    assert finished.stderr.count(b"\n") == 1
+
+
+def test_text_comes_as_it_is_made() -> None:
+    process = long_run()
+    assert process.stdout is not None
+    os.set_blocking(process.stdout.fileno(), False)
+    sizes = set()
+    while process.poll() is None:
+        sizes.add(len(process.stdout.read() or b""))
+        time.sleep(0.002)
+    process.communicate()
+    assert len(sizes - {0}) >= 1
+    assert max(sizes) < 400  # never in one lump
+
+
+def test_on_a_terminal_the_text_ends_with_a_line_end() -> None:
+    master, slave = pty.openpty()
+    subprocess.run([*COMMAND, "-m", "3", "-q"], stdout=slave, timeout=60, check=True)
+    os.close(slave)
+    assert os.read(master, 1000).endswith(b"\r\n")
+    os.close(master)
