@@ -2,8 +2,10 @@
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -13,12 +15,14 @@ from mlx_mobilellm.config import ModelConfig
 from mlx_mobilellm.errors import MobileLLMError
 from mlx_mobilellm.model import Block, Weights
 from mlx_mobilellm.safetensors_file import read_safetensors
-from mlx_mobilellm.tensors import StoredTensor, TensorReader
+from mlx_mobilellm.tensors import StoredTensor, TensorReader, dtype_name, quoted
 from mlx_mobilellm.torch_bin import read_torch_bin
 
 EMBEDDING = "model.embed_tokens.weight"
 OUTPUT = "lm_head.weight"
 NORM = "model.norm.weight"
+
+_FLOATS = (mx.float32, mx.float16, mx.bfloat16)
 
 # Each matrix of a Block, and the tensors of a checkpoint that it joins, first rows first.
 _PARTS: dict[str, tuple[str, ...]] = {
@@ -70,7 +74,7 @@ def read_weights(
 
     Args:
         folder: Holds ``config.json`` and ``model.safetensors`` or ``pytorch_model.bin``, whole or in shards.
-        dtype: The dtype of the weights; None keeps the stored one on a GPU and takes float32 on a CPU, where
+        dtype: The dtype of the weights; None keeps the embedding's on a GPU and takes float32 on a CPU, where
             half precision is slower.
         progress: Called behind each block with the blocks done and the blocks in all.
 
@@ -84,76 +88,53 @@ def read_weights(
     config = ModelConfig.from_file(folder / "config.json")
     tensors = find_tensors(folder)
     _check_tensors(folder, config, tensors)
-    if dtype is None:
-        on_cpu = mx.default_device().type == mx.DeviceType.cpu
-        dtype = mx.float32 if on_cpu else tensors[EMBEDDING].dtype
-    reader = _WeightReader(tensors, dtype)
-    weights = cast(Weights, {"embed_tokens": reader.join([EMBEDDING])})
+    join = partial(_join, tensors, _choose_dtype(dtype, tensors[EMBEDDING].dtype))
+    weights: Weights = {"embed_tokens": join(EMBEDDING), "blocks": [], "norm": join(NORM)}
     if OUTPUT in tensors:
-        config = _tie_equal_output(config, reader)
-        if not config.share_embedding:
-            weights["lm_head"] = reader.join([OUTPUT])
-    weights["blocks"] = []
+        output = join(OUTPUT)
+        if mx.array_equal(output, weights["embed_tokens"]).item():
+            config = replace(config, share_embedding=True)  # one matrix, published twice
+        elif config.share_embedding:
+            raise MobileLLMError(
+                f"{tensors[OUTPUT].path}: {OUTPUT} differs from {EMBEDDING}, yet config.json says that they are one"
+                " matrix; if the file is right, set share_embedding to false there"
+            )
+        else:
+            weights["lm_head"] = output
     for index in range(config.num_hidden_layers):
-        block = {
-            joined: reader.join([_block_tensor(index, part) for part in parts]) for joined, parts in _PARTS.items()
-        }
+        block = {joined: join(*(_block_tensor(index, part) for part in parts)) for joined, parts in _PARTS.items()}
         weights["blocks"].append(cast(Block, block))
+        mx.clear_cache()  # a GPU's allocator would keep the buffers of the parts
         if progress is not None:
             progress(index + 1, config.num_hidden_layers)
-    weights["norm"] = reader.join([NORM])
-    mx.clear_cache()  # the buffers of the parts
     return config, weights
 
 
-class _WeightReader:
-    """Reads tensors by name, checks their values, casts and joins them; keeps nothing."""
-
-    def __init__(self, tensors: Mapping[str, StoredTensor], dtype: mx.Dtype) -> None:
-        self.tensors = tensors
-        self.dtype = dtype
-        self._bin = TensorReader()
-        self._safetensors: dict[Path, dict[str, mx.array]] = {}
-
-    def read(self, name: str) -> mx.array:
-        """One tensor as stored. A safetensors file is left to ``mx.load``, which reads straight into an array."""
-        tensor = self.tensors[name]
-        if tensor.path.suffix != ".safetensors":
-            return self._bin.read(tensor)
-        if tensor.path not in self._safetensors:
-            loaded = mx.load(str(tensor.path))
-            self._safetensors[tensor.path] = cast(dict[str, mx.array], loaded)
-        return self._safetensors[tensor.path].pop(name)
-
-    def join(self, names: list[str]) -> mx.array:
-        """The named tensors as one, cast and evaluated; every value is finite."""
-        parts = [self.read(name) for name in names]
-        cast_parts = [part.astype(self.dtype) for part in parts]
-        joined = mx.concatenate(cast_parts) if len(parts) > 1 else cast_parts[0]
-        total = joined.sum()
-        mx.eval(joined, total)
-        # A finite sum proves every summand finite at a fraction of the cost of looking at each.
-        if not math.isfinite(cast(float, total.item())):
-            for name, part in zip(names, cast_parts, strict=True):
-                if not mx.isfinite(part).all().item():
-                    raise MobileLLMError(
-                        f"{self.tensors[name].path}: {name}: expected finite numbers, found infinity or NaN"
-                        f" (as {_name(self.dtype)}); the file is damaged or the dtype too narrow"
-                    )
-        return joined
+def _choose_dtype(dtype: mx.Dtype | None, stored: mx.Dtype) -> mx.Dtype:
+    if dtype is None:
+        on_cpu = mx.default_device().type == mx.DeviceType.cpu
+        return mx.float32 if on_cpu else stored
+    if dtype not in _FLOATS:
+        raise MobileLLMError(f"dtype: expected float32, float16 or bfloat16, found {dtype_name(dtype)}")
+    return dtype
 
 
-def _tie_equal_output(config: ModelConfig, reader: _WeightReader) -> ModelConfig:
-    """A stored output matrix that equals the embedding is dropped: it is the same matrix, published twice."""
-    untouched = _WeightReader(reader.tensors, reader.dtype)
-    if mx.array_equal(untouched.read(EMBEDDING), untouched.read(OUTPUT)).item():
-        return replace(config, share_embedding=True)
-    if config.share_embedding:
-        raise MobileLLMError(
-            f"{reader.tensors[OUTPUT].path}: {OUTPUT} differs from {EMBEDDING}, yet config.json says that they"
-            " are one matrix; set share_embedding to false if the file is right"
-        )
-    return config
+def _join(tensors: Mapping[str, StoredTensor], dtype: mx.Dtype, *names: str) -> mx.array:
+    """The named tensors as one, cast and evaluated; every value is finite."""
+    reader = TensorReader()
+    parts = [reader.read(tensors[name]).astype(dtype) for name in names]
+    joined = mx.concatenate(parts) if len(parts) > 1 else parts[0]
+    total = joined.sum()
+    mx.eval(joined, total)
+    # A finite sum proves every summand finite at a fraction of the cost of looking at each.
+    if not math.isfinite(cast(float, total.item())):
+        for name, part in zip(names, parts, strict=True):
+            if not mx.isfinite(part).all().item():
+                raise MobileLLMError(
+                    f"{tensors[name].path}: {name}: expected finite numbers, found infinity or NaN"
+                    f" (as {dtype_name(dtype)}); the file is damaged or the dtype too narrow"
+                )
+    return joined
 
 
 def _check_tensors(folder: Path, config: ModelConfig, tensors: Mapping[str, StoredTensor]) -> None:
@@ -161,22 +142,20 @@ def _check_tensors(folder: Path, config: ModelConfig, tensors: Mapping[str, Stor
     shapes = tensor_shapes(config)
     for name, shape in shapes.items():
         if name not in tensors:
-            raise MobileLLMError(f"{folder}: tensor {name} is missing, expected shape {shape}")
-    if OUTPUT in tensors:
-        shapes[OUTPUT] = shapes[EMBEDDING]
+            own_output = "; if the embedding is the output matrix too, set share_embedding to true in config.json"
+            advice = own_output if name == OUTPUT else "; do config.json and the weights belong together?"
+            raise MobileLLMError(f"{folder}: expected tensor {name} of shape {shape}, found none of that name{advice}")
+    shapes[OUTPUT] = shapes[EMBEDDING]
     for name, tensor in tensors.items():
         if name not in shapes:
-            raise MobileLLMError(f"{tensor.path}: unexpected tensor {name}; does config.json belong to this file?")
+            raise MobileLLMError(
+                f"{tensor.path}: unexpected tensor {quoted(name)}; do config.json and the weights belong together?"
+            )
         if tensor.shape != shapes[name]:
             raise MobileLLMError(f"{tensor.path}: {name}: expected shape {shapes[name]}, found {tensor.shape}")
-        if tensor.dtype not in (mx.float32, mx.float16, mx.bfloat16):
-            raise MobileLLMError(
-                f"{tensor.path}: {name}: expected float32, float16 or bfloat16, found {_name(tensor.dtype)}"
-            )
-
-
-def _name(dtype: mx.Dtype) -> str:
-    return str(dtype).removeprefix("mlx.core.")
+        if tensor.dtype not in _FLOATS:
+            found = dtype_name(tensor.dtype)
+            raise MobileLLMError(f"{tensor.path}: {name}: expected float32, float16 or bfloat16, found {found}")
 
 
 def find_tensors(folder: Path) -> dict[str, StoredTensor]:
@@ -188,20 +167,20 @@ def find_tensors(folder: Path) -> dict[str, StoredTensor]:
     Raises:
         MobileLLMError: There are no weights, or they are damaged.
     """
-    tensors: dict[str, StoredTensor] = {}
-    for stem, suffix in (("model", ".safetensors"), ("pytorch_model", ".bin")):
-        files = _weight_files(folder, stem + suffix)
-        if not files:
-            continue
-        if tensors:
-            _warn(f"{folder}: the safetensors lack {EMBEDDING}; reading {stem}{suffix} instead")
+    lacking: list[str] = []
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        files = _weight_files(folder, name)
         tensors = _read_files(files)
         if EMBEDDING in tensors:
+            if lacking:
+                _warn(f"{folder}: {lacking[0]} lacks {EMBEDDING}; reading {name} instead")
             return tensors
-    if tensors:
+        if files:
+            lacking.append(name)
+    if lacking:
         raise MobileLLMError(
-            f"{folder}: {EMBEDDING} is missing from the weights (a known fault of some converted safetensors);"
-            " get pytorch_model.bin of the original repository"
+            f"{folder}: expected tensor {EMBEDDING}, found none in {' and '.join(lacking)} (a known fault of some"
+            " converted safetensors); get pytorch_model.bin of the original repository"
         )
     raise MobileLLMError(f"{folder}: found neither model.safetensors nor pytorch_model.bin, whole or in shards")
 
@@ -220,16 +199,20 @@ def _weight_files(folder: Path, name: str) -> list[Path]:
     if not index.exists():
         return []
     try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        names = sorted(set(weight_map.values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise MobileLLMError(f"{index}: expected JSON with a weight_map from tensor to file") from None
-    for shard in names:
-        if not isinstance(shard, str) or Path(shard).name != shard or not shard.endswith(Path(name).suffix):
-            raise MobileLLMError(f"{index}: expected the names of files beside it, found {shard!r}")
+        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except OSError as error:
+        raise MobileLLMError(f"{index}: cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        shards = []
+    if not shards:
+        raise MobileLLMError(f"{index}: expected JSON with a weight_map from tensor to file; download it again")
+    for shard in shards:
+        # A plain name, so that no index leads out of its folder.
+        if not re.fullmatch(r"[\w.-]{1,200}" + re.escape(Path(name).suffix), str(shard), re.ASCII):
+            raise MobileLLMError(f"{index}: expected names of files beside it, found {quoted(str(shard))}")
         if not (folder / shard).exists():
-            raise MobileLLMError(f"{index}: names {shard}, which is missing; download it too")
-    return [folder / shard for shard in names]
+            raise MobileLLMError(f"{index}: expected {shard} beside it, found no such file; download it too")
+    return [folder / shard for shard in shards]
 
 
 def _read_files(files: list[Path]) -> dict[str, StoredTensor]:
@@ -240,7 +223,8 @@ def _read_files(files: list[Path]) -> dict[str, StoredTensor]:
             if name.endswith("rotary_emb.inv_freq"):
                 continue  # a constant that old versions of transformers stored
             if name in tensors:
-                raise MobileLLMError(f"{file}: {name} is also in {tensors[name].path.name}")
+                other = tensors[name].path.name
+                raise MobileLLMError(f"{file}: expected each tensor once, found {quoted(name)} also in {other}")
             tensors[name] = tensor
     return tensors
 
@@ -249,11 +233,17 @@ def save_weights(folder: Path, config: ModelConfig, weights: Weights, dtype: mx.
     """Write ``config.json`` and ``model.safetensors`` as MobileLLM is published: separate projections, HF names.
 
     The folder must exist. Each shared block is written once.
+
+    Raises:
+        MobileLLMError: A file cannot be written.
     """
     tensors = {name: array.astype(dtype) for name, array in _split(config, weights)}
-    mx.save_safetensors(str(folder / "model.safetensors"), tensors, metadata={"format": "mlx"})
-    text = json.dumps(config.to_dict(_name(dtype)), indent=2)
-    (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+    text = json.dumps(config.to_dict(dtype_name(dtype)), indent=2)
+    try:
+        mx.save_safetensors(str(folder / "model.safetensors"), tensors, metadata={"format": "mlx"})
+        (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+    except (OSError, RuntimeError) as error:
+        raise MobileLLMError(f"{folder}: cannot be written: {error}") from None
 
 
 def _split(config: ModelConfig, weights: Weights) -> Iterator[tuple[str, mx.array]]:

@@ -8,12 +8,14 @@ from typing import Any
 
 from mlx_mobilellm.errors import MobileLLMError
 
-# Newer Meta models that share the name but not the architecture, by how their config.json gives them away.
+# Newer Meta models that share the name but not the architecture, by how `architectures` or `model_type` begins.
 _RELATIVES = {
-    "llama4_text": "looks like MobileLLM-R1 (a Llama 4 text model); run it with `mlx_lm.generate`",
-    "llama4": "looks like MobileLLM-R1 (a Llama 4 text model); run it with `mlx_lm.generate`",
-    "mobilellmp1": "looks like MobileLLM-Pro (P1); run it with transformers, as its model card shows",
+    "mobilellmp1": "this is MobileLLM-Pro, another architecture; run it with transformers, as its model card shows",
+    "llama4": "this looks like MobileLLM-R1, a Llama 4 text model; run it with `mlx_lm.generate`",
 }
+
+_MOST_INT = 2**31 - 1  # MLX counts the elements along an axis in 32 bits
+_MOST_BLOCKS = 1000  # far more than any model has, and few enough to list the tensors of each
 
 
 @dataclass(frozen=True)
@@ -82,10 +84,12 @@ class ModelConfig:
             values = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise MobileLLMError(
-                f"{path.parent} has no config.json; --model wants a folder as published on the Hub"
+                f"{path.parent} has no {path.name}; expected the folder of a model, as published on the Hub"
             ) from None
-        except (OSError, ValueError, RecursionError) as error:
-            raise MobileLLMError(f"{path}: not readable as JSON: {error}") from None
+        except OSError as error:
+            raise MobileLLMError(f"{path}: cannot be read: {error.strerror}") from None
+        except (ValueError, RecursionError) as error:
+            raise MobileLLMError(f"{path}: not JSON in UTF-8: {error}") from None
         if not isinstance(values, dict):
             raise MobileLLMError(f"{path}: expected a JSON object, found {type(values).__name__}")
         return cls.from_dict(values, source=str(path))
@@ -105,7 +109,7 @@ class ModelConfig:
             vocab_size=read.positive_int("vocab_size"),
             hidden_size=hidden_size,
             intermediate_size=read.positive_int("intermediate_size"),
-            num_hidden_layers=read.positive_int("num_hidden_layers"),
+            num_hidden_layers=read.positive_int("num_hidden_layers", most=_MOST_BLOCKS),
             num_attention_heads=heads,
             num_key_value_heads=read.positive_int("num_key_value_heads", heads),
             head_dim=_head_dim(read, hidden_size, heads),
@@ -162,19 +166,20 @@ class _Keys:
         return default if value is None else value
 
     def error(self, key: str, expected: str) -> MobileLLMError:
-        found = repr(self.values[key])[:80] if key in self.values else "nothing"
-        return MobileLLMError(f"{self.source}: {key}: expected {expected}, found {found}")
+        if key not in self.values:
+            return MobileLLMError(f"{self.source}: {key} is missing, expected {expected}")
+        return MobileLLMError(f"{self.source}: {key}: expected {expected}, found {_as_json(self.values[key])}")
 
-    def positive_int(self, key: str, default: int | None = None) -> int:
+    def positive_int(self, key: str, default: int | None = None, most: int = _MOST_INT) -> int:
         value = self.get(key, default)
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 2**31:
-            raise self.error(key, "a positive whole number")
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+            raise self.error(key, f"a whole number from 1 to {most}")
         return value
 
     def positive_float(self, key: str, default: float) -> float:
         value = self.get(key, default)
         if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1e30:
-            raise self.error(key, "a positive number")
+            raise self.error(key, "a number between 0 and 1e30")
         return float(value)
 
     def boolean(self, key: str, default: bool) -> bool:
@@ -184,26 +189,34 @@ class _Keys:
         return value
 
 
+def _as_json(value: Any) -> str:
+    """A value as its file shows it, shortened."""
+    try:
+        text = json.dumps(value)
+    except (TypeError, ValueError, RecursionError):  # not from JSON, or a number with thousands of digits
+        text = f"a value of type {type(value).__name__}"
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 def _check_architecture(read: _Keys) -> None:
-    model_type = read.get("model_type")
-    names = [model_type, *_as_list(read.get("architectures", []))]
-    for name in names:
-        family = str(name).lower().removesuffix("forcausallm").replace("-", "").replace("_", "")
-        for sign, advice in _RELATIVES.items():
-            if family.startswith(sign.replace("_", "")):
-                raise MobileLLMError(f"{read.source}: model_type {model_type!r} {advice}")
-    if model_type not in ("mobilellm", "llama"):
-        raise read.error("model_type", "'mobilellm' or 'llama' (this package runs MobileLLM models)")
+    names = [*_as_list(read.get("architectures")), read.get("model_type")]
+    families = [name.lower().replace("_", "") for name in names if isinstance(name, str)]
+    for beginning, advice in _RELATIVES.items():
+        if any(family.startswith(beginning) for family in families):
+            raise MobileLLMError(f"{read.source}: {advice}")
+    if read.get("model_type") not in ("mobilellm", "llama"):
+        raise read.error("model_type", '"mobilellm" or "llama" (this package runs MobileLLM models)')
     if read.get("hidden_act", "silu") not in ("silu", "swish"):
-        raise read.error("hidden_act", "'silu'")
+        raise read.error("hidden_act", '"silu"')
     for key in ("attention_bias", "mlp_bias"):
         if read.boolean(key, False):
             raise read.error(key, "false (MobileLLM has no biases)")
-    if "quantization" in read.values or "quantization_config" in read.values:
-        raise MobileLLMError(
-            f"{read.source}: the weights are quantised, which this version does not read;"
-            " use the original fp32, fp16 or bf16 folder"
-        )
+    for key in ("quantization", "quantization_config"):
+        if read.get(key) is not None:
+            raise MobileLLMError(
+                f"{read.source}: {key}: the weights are quantised, which this version does not read;"
+                " use the original fp32, fp16 or bf16 folder"
+            )
 
 
 def _head_dim(read: _Keys, hidden_size: int, heads: int) -> int:
@@ -211,33 +224,36 @@ def _head_dim(read: _Keys, hidden_size: int, heads: int) -> int:
         raise read.error("num_attention_heads", f"a divisor of hidden_size ({hidden_size})")
     head_dim = read.positive_int("head_dim", hidden_size // heads)
     if head_dim % 2:
-        raise MobileLLMError(f"{read.source}: head width {head_dim}: rotary embedding needs an even one")
+        raise MobileLLMError(f"{read.source}: expected an even head width, for rotary embedding, found {head_dim}")
     return head_dim
 
 
 def _repeats(read: _Keys) -> int:
     sharing = read.boolean("layer_sharing", False)
-    repeats = read.positive_int("layer_sharing_repeats", 2 if sharing else 1)
+    repeats = read.positive_int("layer_sharing_repeats", 2 if sharing else 1, most=_MOST_BLOCKS)
     if sharing != (repeats > 1):
-        raise read.error("layer_sharing_repeats", "2 or more exactly when layer_sharing is true")
+        expected = "2 or more, as layer_sharing is true" if sharing else "1, as layer_sharing is not true"
+        raise read.error("layer_sharing_repeats", expected)
     return repeats
 
 
 def _rope_theta(read: _Keys) -> float:
     """``rope_theta``: a key of its own (transformers 4), or inside ``rope_parameters`` (transformers 5)."""
+    theta = read.positive_float("rope_theta", 10000.0)
     for key in ("rope_scaling", "rope_parameters"):
         rope = read.get(key, {})
         if not isinstance(rope, dict):
             raise read.error(key, "an object or null")
-        if rope.get("rope_type", rope.get("type", "default")) != "default":
-            raise read.error(key, "no scaling (null, or rope_type 'default')")
-    inner = _Keys(read.get("rope_parameters", {}), f"{read.source}: rope_parameters")
-    return inner.positive_float("rope_theta", read.positive_float("rope_theta", 10000.0))
+        # Whatever else stands there changes the positions in some way.
+        if any(value not in (None, "default") for name, value in rope.items() if name != "rope_theta"):
+            raise read.error(key, 'no scaling (null, or a rope_type of "default")')
+        theta = _Keys(rope, f"{read.source}: {key}").positive_float("rope_theta", theta)
+    return theta
 
 
 def _eos_token_ids(read: _Keys) -> tuple[int, ...]:
     ids = _as_list(read.get("eos_token_id", 2))
-    if not all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in ids):
+    if not all(isinstance(i, int) and not isinstance(i, bool) and 0 <= i <= _MOST_INT for i in ids):
         raise read.error("eos_token_id", "an id or a list of ids")
     return tuple(ids)
 
@@ -259,4 +275,7 @@ PRESETS: dict[str, ModelConfig] = {
     "1B": _published(54, 1280, 3584, 20, 5),
     "1.5B": _published(54, 1600, 4352, 25, 5),
 }
-"""The published shapes: `facebook/MobileLLM-<name>` on the Hub, as their config files give them."""
+"""The published shapes: ``facebook/MobileLLM-<name>`` on the Hub.
+
+The output matrix is the embedding in all of them; the files of 1.5B store it a second time, as ``lm_head``.
+"""

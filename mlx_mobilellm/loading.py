@@ -1,19 +1,24 @@
 """A folder or a Hub id -> a model and its tokenizer. The only part that knows the Hub."""
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 
-from mlx_mobilellm.checkpoint import EMBEDDING, find_tensors, read_weights
+from mlx_mobilellm.checkpoint import EMBEDDING, read_weights
 from mlx_mobilellm.config import ModelConfig
 from mlx_mobilellm.errors import MobileLLMError
 from mlx_mobilellm.model import MobileLLM
+from mlx_mobilellm.safetensors_file import read_safetensors
 from mlx_mobilellm.tokenizer import Tokenizer
 
 DEMO = Path(__file__).parent / "demo"
 """The demo model's folder, inside the package."""
+
+_NEITHER = "no such folder, and no Hub id, which would look like facebook/MobileLLM-125M"
 
 
 def load(
@@ -57,51 +62,105 @@ def find_model(model: str | Path | None = None, revision: str | None = None) -> 
     Raises:
         MobileLLMError: There is no such folder or repository, or it cannot be had.
     """
-    if model is None:
-        return DEMO
-    if Path(model).is_dir():
-        return Path(model)
-    if isinstance(model, Path) or not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", model):
-        raise MobileLLMError(f"{model}: no such folder (and no Hub id, which would look like facebook/MobileLLM-125M)")
+    if model is None or os.path.isdir(model):  # noqa: PTH112 - Path.is_dir raises where this says no
+        if revision is not None:
+            raise MobileLLMError(
+                f"{model or DEMO}: a folder has no revision {revision!r}; leave it out, or give a Hub id"
+            )
+        return DEMO if model is None else Path(model)
+    if os.path.exists(model):  # noqa: PTH110
+        raise MobileLLMError(f"{model}: this is a file; give the folder that holds config.json and the weights")
+    if isinstance(model, Path) or not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", model, re.ASCII):
+        raise MobileLLMError(f"{str(model)!r}: {_NEITHER}")
     return _download_model(model, revision)
 
 
 def _download_model(repo: str, revision: str | None) -> Path:
+    try:
+        return _download(repo, revision)
+    except MobileLLMError:
+        raise
+    except Exception as error:  # also those of the HTTP library beneath, which changes with the Hub's client
+        raise MobileLLMError(f"{repo}: {_explain(repo, revision, error)}") from None
+
+
+def _download(repo: str, revision: str | None) -> Path:
     """The config comes first, so that a model we cannot run costs no download; a .bin only where it is needed."""
-    folder = _download(repo, revision, ["config.json", "tokenizer.model"])
+    from huggingface_hub import hf_hub_download
+
+    folder = _download_small_files(repo, revision)
     ModelConfig.from_file(folder / "config.json")
     commit = folder.name  # the files that follow are of the same commit
-    _download(repo, commit, ["model*.safetensors", "model.safetensors.index.json"])
-    if not _has_weights(folder):
-        _download(repo, commit, ["pytorch_model*.bin", "pytorch_model.bin.index.json"])
+    listed = _list_files(repo, folder)
+    for weights in ("model.safetensors", "pytorch_model.bin"):
+        # One by one and in this thread: each has the Hub's own progress bar, and Ctrl-C ends it at once.
+        files = [Path(hf_hub_download(repo, name, revision=commit)) for name in _files_of(weights, listed)]
+        if any(file.suffix == ".safetensors" and EMBEDDING in read_safetensors(file) for file in files):
+            break
     return folder
 
 
-def _has_weights(folder: Path) -> bool:
+def _download_small_files(repo: str, revision: str | None) -> Path:
+    """The folder of a revision in the Hub's cache, with all that we read but the weights."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.utils.tqdm import tqdm
+
+    class NoBar(tqdm):
+        """The Hub's client shows bars for a whole snapshot even if it is there, and leaves some of them open."""
+
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **{**options, "disable": True})  # type: ignore[no-untyped-call]
+
+    names = ["config.json", "tokenizer.model"]
+    return Path(snapshot_download(repo, revision=revision, allow_patterns=names, tqdm_class=NoBar))
+
+
+def _list_files(repo: str, folder: Path) -> list[str]:
+    """The files of the repository at a commit, as the Hub told; else what is there."""
+    from huggingface_hub import errors, get_cached_repo_tree
+
     try:
-        return EMBEDDING in find_tensors(folder)
-    except MobileLLMError:
-        return False
+        return [file.path for file in get_cached_repo_tree(repo, revision=folder.name)]
+    except errors.CachedRepoTreeNotFoundError:  # cached by another program, and the Hub cannot be reached now
+        return [file.name for file in folder.iterdir()]
 
 
-def _download(repo: str, revision: str | None, patterns: list[str]) -> Path:
-    from huggingface_hub import errors, snapshot_download
+def _files_of(weights: str, names: list[str]) -> list[str]:
+    """Of the names, the file of weights; where there is none, its shards and their index."""
+    stem, suffix = weights.split(".")
+    shards = re.compile(rf"{stem}-\d+-of-\d+\.{suffix}|{stem}\.{suffix}\.index\.json")
+    return [weights] if weights in names else list(filter(shards.fullmatch, names))
 
-    try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
-    except errors.GatedRepoError:
-        raise MobileLLMError(
-            f"{repo} is gated: open its page on the Hub, agree to its terms, then run `hf auth login`"
-        ) from None
-    except errors.RevisionNotFoundError:
-        raise MobileLLMError(f"{repo} has no revision {revision!r}") from None
-    except errors.RepositoryNotFoundError:
-        raise MobileLLMError(
-            f"{repo}: no such folder, and no such repository on the Hub (if it is private, run `hf auth login`)"
-        ) from None
-    except errors.LocalEntryNotFoundError:
-        raise MobileLLMError(
-            f"{repo} is not in the Hub's cache, and the Hub cannot be reached; connect once without HF_HUB_OFFLINE"
-        ) from None
-    except Exception as error:  # of the HTTP library beneath, which is not the same in all versions
-        raise MobileLLMError(f"{repo}: the download failed: {str(error).splitlines()[0]}; try again") from None
+
+def _explain(repo: str, revision: str | None, error: BaseException) -> str:
+    """What went wrong with a download, and what to do."""
+    from huggingface_hub import errors
+
+    not_cached = isinstance(error, errors.LocalEntryNotFoundError)
+    if not_cached and error.__cause__ is not None:  # why the Hub was not asked, or did not answer
+        error = error.__cause__
+    status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else None
+    reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
+    page = f"https://huggingface.co/{repo}"
+    match error:
+        case errors.GatedRepoError() if status == 401:
+            return f"this model is gated; agree to its terms at {page}, then run `hf auth login`"
+        case errors.GatedRepoError():
+            return f"this model is gated, and your token has no access yet; agree to its terms at {page}"
+        case errors.RepositoryNotFoundError():
+            return "no such folder, and no such repository on the Hub (if it is private, run `hf auth login`)"
+        case errors.RevisionNotFoundError():
+            return f"no revision {revision!r}; {page}/tree/main shows its branches and tags"
+        case errors.HFValidationError():
+            return _NEITHER
+        case errors.OfflineModeIsEnabled():
+            return "the Hub's cache does not hold all of it; unset HF_HUB_OFFLINE to download it"
+        case errors.HfHubHTTPError() if status in (401, 403):
+            return f"the Hub refuses access: {reason}; run `hf auth login` with a token that may read it"
+        case errors.HfHubHTTPError():
+            return f"the Hub answered: {reason}; try again later"
+    if not_cached:
+        return (
+            f"the Hub's cache does not hold all of it, and the Hub cannot be reached: {reason}; connect and try again"
+        )
+    return f"the download failed: {reason}; try again"

@@ -1,20 +1,22 @@
-"""The header of a safetensors file, checked before anything is read from it.
+"""Where the tensors of a safetensors file lie, by its header.
 
-``mx.load`` trusts the header; here every tensor's span is held against the file first.
+``mx.load`` trusts the header. Here it is read once, and every tensor's span is held against the file.
 Format: github.com/huggingface/safetensors, README, "Format".
 """
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 
 from mlx_mobilellm.errors import MobileLLMError
-from mlx_mobilellm.tensors import StoredTensor, row_major
+from mlx_mobilellm.tensors import StoredTensor, dtype_name, quoted, row_major
 
-_MAX_HEADER = 100_000_000  # bytes, the format's own limit
+_MOST_HEADER = 1 << 20  # bytes; the 1.5B model's takes some 60 kB
+_MOST_DIMENSIONS = 8
 
 _DTYPES = {
     "F64": mx.float64,
@@ -41,12 +43,13 @@ def read_safetensors(path: Path) -> dict[str, StoredTensor]:
     """
     try:
         with path.open("rb") as file:
-            size = file.seek(0, 2)
+            size = file.seek(0, os.SEEK_END)
             file.seek(0)
-            length = int.from_bytes(file.read(8), "little")
-            if size < 8 or not 2 <= length <= min(size - 8, _MAX_HEADER):
-                raise _damaged(path, _why_not(path))
-            header = json.loads(file.read(length))
+            prefix = file.read(8)
+            length = int.from_bytes(prefix, "little")
+            if not 2 <= length <= min(size - 8, _MOST_HEADER):
+                raise _damaged(path, _why_no_header(prefix, size))
+            header = json.loads(file.read(length).decode())
     except OSError as error:
         raise MobileLLMError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError):
@@ -59,20 +62,33 @@ def read_safetensors(path: Path) -> dict[str, StoredTensor]:
     return tensors
 
 
+def _why_no_header(prefix: bytes, size: int) -> str:
+    if prefix == b"version ":
+        return "it is a Git LFS pointer: `git lfs pull` fetches the file"
+    if prefix.startswith(b"<"):
+        return "it is a web page; is a login needed?"
+    return f"its header claims {int.from_bytes(prefix, 'little')} of {size} bytes"
+
+
 def _tensor(path: Path, name: str, entry: Any, start: int) -> StoredTensor:
     try:
         dtype, shape = _DTYPES.get(entry["dtype"]), tuple(entry["shape"])
         begin, end = entry["data_offsets"]
-        whole = all(type(number) is int and number >= 0 for number in (begin, end, *shape))
+        proper = _are_counts(shape, below=2**31) and _are_counts((begin, end), below=2**63)
     except (KeyError, TypeError, ValueError):
-        raise _damaged(path, f"tensor {name!r} has no proper header entry") from None
+        proper = False
+    if not proper or len(shape) > _MOST_DIMENSIONS:
+        raise _damaged(path, f"tensor {quoted(name)} has no proper header entry")
     if dtype is None:
-        raise MobileLLMError(
-            f"{path}: tensor {name!r}: expected float32, float16 or bfloat16, found {entry['dtype']!r}"
-        )
-    if not whole or end - begin != math.prod(shape) * dtype.size:
-        raise _damaged(path, f"tensor {name!r}: shape {shape} and bytes {begin} to {end} do not match")
+        found = quoted(str(entry["dtype"]))
+        raise MobileLLMError(f"{path}: tensor {quoted(name)}: expected float32, float16 or bfloat16, found {found}")
+    if end - begin != math.prod(shape) * dtype.size:
+        raise _damaged(path, f"tensor {quoted(name)}: {dtype_name(dtype)} {shape} does not take {end - begin} bytes")
     return StoredTensor(path, start + begin, dtype, shape, row_major(shape))
+
+
+def _are_counts(values: tuple[Any, ...], below: int) -> bool:
+    return all(type(value) is int and 0 <= value < below for value in values)
 
 
 def _check_spans(path: Path, tensors: dict[str, StoredTensor], start: int, size: int) -> None:
@@ -80,7 +96,7 @@ def _check_spans(path: Path, tensors: dict[str, StoredTensor], start: int, size:
     end = start
     for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].offset, math.prod(item[1].shape))):
         if tensor.offset != end:
-            raise _damaged(path, f"tensor {name!r} starts at byte {tensor.offset}, expected {end}")
+            raise _damaged(path, f"tensor {quoted(name)} starts at byte {tensor.offset}, expected {end}")
         end += math.prod(tensor.shape) * tensor.dtype.size
     if end != size:
         raise _damaged(path, f"expected {end} bytes, found {size}")
@@ -88,10 +104,3 @@ def _check_spans(path: Path, tensors: dict[str, StoredTensor], start: int, size:
 
 def _damaged(path: Path, why: str) -> MobileLLMError:
     return MobileLLMError(f"{path}: not a whole safetensors file ({why}); download it again")
-
-
-def _why_not(path: Path) -> str:
-    with path.open("rb") as file:
-        if file.read(40).startswith(b"version https://git-lfs"):
-            return "it is a Git LFS pointer: `git lfs pull` fetches the file"
-    return "its header is cut off"

@@ -1,7 +1,6 @@
 """Where a tensor lies in a file, whatever the file's format, and how to read it from there."""
 
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,8 +29,18 @@ def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
+def dtype_name(dtype: mx.Dtype) -> str:
+    """A dtype as config files and messages write it: ``float16``."""
+    return str(dtype).removeprefix("mlx.core.")
+
+
+def quoted(name: str) -> str:
+    """A name that a file gives, safe to print: on one line and short."""
+    return repr(name[:100])
+
+
 class TensorReader:
-    """Reads tensors one after another through one buffer.
+    """Reads tensors one after another through one buffer, as large as the largest of them.
 
     A plain read copies the file once and leaves nothing resident, where a mapping of the file would keep every
     page that was touched.
@@ -41,36 +50,40 @@ class TensorReader:
         self._buffer = bytearray()
 
     def read(self, tensor: StoredTensor) -> mx.array:
-        """The tensor's values, (``shape``) in its stored dtype, evaluated.
+        """The tensor's values, (``shape``) in its stored dtype. They are read at once, though not yet evaluated.
 
         Raises:
             MobileLLMError: The file cannot be read, or ends early.
         """
         if 0 in tensor.shape:
             return mx.zeros(tensor.shape, tensor.dtype)
-        last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True))
-        size = (last + 1) * tensor.dtype.size
+        count = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True))
+        values = mx.array(self._fill(tensor, count)).view(tensor.dtype)  # type: ignore[arg-type]  # any buffer will do
+        if tensor.strides == row_major(tensor.shape):
+            return values.reshape(tensor.shape)
+        return mx.contiguous(mx.as_strided(values, tensor.shape, tensor.strides, 0))
+
+    def _fill(self, tensor: StoredTensor, count: int) -> memoryview:
+        """The file's bytes behind the tensor's offset, (``count``, bytes of an element).
+
+        One axis of bytes would be too long for MLX at 2 GiB.
+        """
+        size = count * tensor.dtype.size
         if len(self._buffer) < size:
             self._buffer = bytearray(size)
         view = memoryview(self._buffer)[:size]
-        _read_into(view, tensor)
-        flat = mx.array(view).view(tensor.dtype)  # type: ignore[arg-type]  # any buffer will do
-        if tensor.strides == row_major(tensor.shape):
-            values = flat.reshape(tensor.shape)
-        else:
-            values = mx.contiguous(mx.as_strided(flat, tensor.shape, tensor.strides, 0))
-        mx.eval(values)
-        return values
+        _read_into(view, tensor.path, tensor.offset)
+        return view.cast("B", (count, tensor.dtype.size))
 
 
-def _read_into(view: memoryview, tensor: StoredTensor) -> None:
-    done = 0
+def _read_into(view: memoryview, path: Path, offset: int) -> None:
     try:
-        with tensor.path.open("rb", buffering=0) as file:
-            while done < len(view):  # one call reads at most about 2 GiB
-                count = os.preadv(file.fileno(), [view[done:]], tensor.offset + done)
-                if count == 0:
-                    raise MobileLLMError(f"{tensor.path}: the file ends early; download it again")
-                done += count
+        with path.open("rb", buffering=0) as file:
+            file.seek(offset)
+            while view:  # one call reads at most about 2 GiB
+                count = file.readinto(view)
+                if not count:
+                    raise MobileLLMError(f"{path}: the file ends early; download it again")
+                view = view[count:]
     except OSError as error:
-        raise MobileLLMError(f"{tensor.path}: cannot be read: {error.strerror}") from None
+        raise MobileLLMError(f"{path}: cannot be read: {error.strerror}") from None
