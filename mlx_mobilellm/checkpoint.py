@@ -16,7 +16,6 @@ from mlx_mobilellm.errors import MobileLLMError
 from mlx_mobilellm.model import Block, Weights
 from mlx_mobilellm.safetensors_file import read_safetensors
 from mlx_mobilellm.tensors import StoredTensor, TensorReader, dtype_name, quoted
-from mlx_mobilellm.torch_bin import read_torch_bin
 
 EMBEDDING = "model.embed_tokens.weight"
 OUTPUT = "lm_head.weight"
@@ -215,11 +214,18 @@ def _weight_files(folder: Path, name: str) -> list[Path]:
     return [folder / shard for shard in shards]
 
 
+def _read_file(file: Path) -> dict[str, StoredTensor]:
+    if file.suffix == ".safetensors":
+        return read_safetensors(file)
+    from mlx_mobilellm.torch_bin import read_torch_bin  # what reads zips is milliseconds to import
+
+    return read_torch_bin(file)
+
+
 def _read_files(files: list[Path]) -> dict[str, StoredTensor]:
     tensors: dict[str, StoredTensor] = {}
     for file in files:
-        found = read_safetensors(file) if file.suffix == ".safetensors" else read_torch_bin(file)
-        for name, tensor in found.items():
+        for name, tensor in _read_file(file).items():
             if name.endswith("rotary_emb.inv_freq"):
                 continue  # a constant that old versions of transformers stored
             if name in tensors:

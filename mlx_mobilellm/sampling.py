@@ -1,6 +1,6 @@
 """From logits to a token. A choice depends on its logits, its row's options and its position, and on nothing else."""
 
-import secrets
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -54,7 +54,7 @@ class SamplingOptions:
 
     def seeded(self) -> "SamplingOptions":
         """The same options with a seed, drawn from the system if there is none."""
-        return self if self.seed is not None else replace(self, seed=secrets.randbits(32))
+        return self if self.seed is not None else replace(self, seed=int.from_bytes(os.urandom(4), "little"))
 
     @property
     def looks_back(self) -> bool:

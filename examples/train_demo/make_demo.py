@@ -1,6 +1,7 @@
 """Build the demo model from a seed: tokenizer, training, checkpoint, loss curve. Resumes where it was stopped."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import mlx.core as mx
@@ -12,8 +13,8 @@ from mlx_mobilellm.tokenizer import Tokenizer
 from trainer import Run, Schedule
 
 EXAMPLES = """examples:
-  python examples/train_demo/build.py --output demo
-  python examples/train_demo/build.py --output mine --text my_stories.txt --steps 500
+  python examples/train_demo/make_demo.py --output demo
+  python examples/train_demo/make_demo.py --output mine --text my_stories.txt --steps 500
 """
 
 
@@ -32,7 +33,8 @@ def demo_config(vocab_size: int) -> ModelConfig:
     )
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the flags and build."""
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -42,7 +44,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=4096, help="tokens of one step (default: %(default)s)")
     parser.add_argument("--pieces", type=int, default=1024, help="vocabulary size (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
 
     args.output.mkdir(parents=True, exist_ok=True)
     documents = file_documents(args.text) if args.text else written_documents
@@ -58,9 +60,10 @@ def main() -> None:
 
 
 def _plot(losses: list[float], path: Path) -> None:
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
     axes.plot(losses, linewidth=0.8)
     axes.set(xlabel="step", ylabel="loss (nats per token)", title="Training loss", yscale="log")
     axes.grid(alpha=0.3)

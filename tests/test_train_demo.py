@@ -1,0 +1,113 @@
+"""How the demo model is made: rows that can be made again, a loop that learns and resumes, one command for all."""
+
+import dataclasses
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+
+from mlx_mobilellm import ModelConfig, Tokenizer, generate, load
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "examples" / "train_demo"))
+
+import make_demo
+from corpus import LENGTHS, file_documents, rows, written_documents
+from trainer import Run, Schedule
+
+TINY = ModelConfig(
+    vocab_size=1024,
+    hidden_size=16,
+    intermediate_size=24,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    head_dim=8,
+    layer_sharing_repeats=2,
+)
+SHORT = Schedule(steps=8, warmup=2, learning_rate=1e-2, save_every=1)
+
+
+@pytest.fixture(autouse=True)
+def _uncompiled() -> Iterator[None]:
+    """Compiling a training step calls a C++ compiler on a CPU, which takes longer than the steps of these tests."""
+    mx.disable_compile()
+    yield
+    mx.enable_compile()
+
+
+def some_rows(step: int) -> mx.array:
+    return mx.random.randint(3, 40, (2, 17), key=mx.random.key(step))
+
+
+def test_rows_are_documents_between_bos_and_eos(tokenizer: Tokenizer) -> None:
+    for step, length in enumerate(LENGTHS):
+        made = rows(written_documents, tokenizer, "seed", step, tokens=1024)
+        assert made.shape == (1024 // length, length + 1)
+        for row in made.tolist():
+            assert row[0] == tokenizer.bos_token_id
+            ends = [index for index, token in enumerate(row[:-1]) if token == tokenizer.eos_token_id]
+            assert all(row[index + 1] == tokenizer.bos_token_id for index in ends)
+
+
+def test_the_rows_of_a_step_can_be_made_again(tokenizer: Tokenizer) -> None:
+    made = [rows(written_documents, tokenizer, "seed", step, tokens=512).tolist() for step in (0, 1, 0)]
+    assert made[0] == made[2] != made[1]
+
+
+def test_a_text_file_is_documents_between_empty_lines(tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text("one\nstill one\n\n\ntwo\n\nthree", encoding="utf-8")
+    source = file_documents(path)("seed")
+    assert {next(source) for _ in range(50)} == {"one\nstill one", "two", "three"}
+
+
+def test_a_file_without_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text("\n \n", encoding="utf-8")
+    with pytest.raises(SystemExit, match="holds no text"):
+        file_documents(path)
+
+
+def test_the_loss_falls(tmp_path: Path) -> None:
+    losses = Run(TINY, dataclasses.replace(SHORT, steps=40), tmp_path).train(lambda _: some_rows(0))
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "stopped").mkdir()
+    whole = Run(TINY, SHORT, tmp_path / "whole")
+    losses = whole.train(some_rows)
+
+    def stop_at_4(step: int) -> mx.array:
+        if step == 4:
+            raise KeyboardInterrupt
+        return some_rows(step)
+
+    with pytest.raises(KeyboardInterrupt):
+        Run(TINY, SHORT, tmp_path / "stopped").train(stop_at_4)
+    resumed = Run(TINY, SHORT, tmp_path / "stopped")
+    assert resumed.losses == pytest.approx(losses[:4])
+    assert resumed.train(some_rows) == pytest.approx(losses)
+    assert mx.array_equal(resumed.weights["embed_tokens"], whole.weights["embed_tokens"])
+
+
+def test_a_folder_of_another_run_is_not_continued(tmp_path: Path) -> None:
+    Run(TINY, SHORT, tmp_path).train(some_rows)
+    with pytest.raises(SystemExit, match="a run with other settings"):
+        Run(TINY, dataclasses.replace(SHORT, seed=1), tmp_path)
+
+
+def test_one_command_makes_a_checkpoint_from_a_text_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(make_demo, "demo_config", lambda size: dataclasses.replace(TINY, vocab_size=size))
+    text = tmp_path / "text.txt"
+    text.write_text("\n\n".join(f"The {animal} sat by the sea and sang." for animal in ("cat", "dog", "hen")))
+    output = tmp_path / "model"
+    make_demo.main(["--output", str(output), "--text", str(text), "--steps", "2", "--tokens", "512", "--pieces", "290"])
+    model, tokenizer = load(output)
+    assert tokenizer is not None
+    assert model.config == dataclasses.replace(TINY, vocab_size=290)
+    assert isinstance(generate(model, tokenizer, "The cat", max_tokens=5), str)
+    assert (output / "loss.png").stat().st_size > 1000
