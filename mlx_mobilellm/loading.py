@@ -56,8 +56,10 @@ def load(
     return MobileLLM(config, weights), tokenizer
 
 
-def find_model(model: str | Path | None = None, revision: str | None = None) -> Path:
+def find_model(model: str | Path | None = None, revision: str | None = None, *, weights: bool = True) -> Path:
     """The folder of a model: a local one, the demo's, or the snapshot of a Hub id, downloaded if need be.
+
+    Without ``weights``, of a Hub id only ``config.json`` and ``tokenizer.model`` are downloaded.
 
     Raises:
         MobileLLMError: There is no such folder or repository, or it cannot be had.
@@ -72,32 +74,33 @@ def find_model(model: str | Path | None = None, revision: str | None = None) -> 
         raise MobileLLMError(f"{model}: this is a file; give the folder that holds config.json and the weights")
     if isinstance(model, Path) or not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", model, re.ASCII):
         raise MobileLLMError(f"{str(model)!r}: {_NEITHER}")
-    return _download_model(model, revision)
+    return _download_model(model, revision, weights)
 
 
-def _download_model(repo: str, revision: str | None) -> Path:
+def _download_model(repo: str, revision: str | None, weights: bool) -> Path:
     try:
-        return _download(repo, revision)
+        folder = _download_small_files(repo, revision)
+        # Before the weights, so that a model we cannot run costs no download.
+        ModelConfig.from_file(folder / "config.json")
+        if weights:
+            _download_weights(repo, folder)
+        return folder
     except MobileLLMError:
         raise
     except Exception as error:  # also those of the HTTP library beneath, which changes with the Hub's client
         raise MobileLLMError(f"{repo}: {_explain(repo, revision, error)}") from None
 
 
-def _download(repo: str, revision: str | None) -> Path:
-    """The config comes first, so that a model we cannot run costs no download; a .bin only where it is needed."""
+def _download_weights(repo: str, folder: Path) -> None:
+    """Complete a snapshot, of the same commit; a .bin only where it is needed."""
     from huggingface_hub import hf_hub_download
 
-    folder = _download_small_files(repo, revision)
-    ModelConfig.from_file(folder / "config.json")
-    commit = folder.name  # the files that follow are of the same commit
     listed = _list_files(repo, folder)
     for weights in ("model.safetensors", "pytorch_model.bin"):
         # One by one and in this thread: each has the Hub's own progress bar, and Ctrl-C ends it at once.
-        files = [Path(hf_hub_download(repo, name, revision=commit)) for name in _files_of(weights, listed)]
+        files = [Path(hf_hub_download(repo, name, revision=folder.name)) for name in _files_of(weights, listed)]
         if any(file.suffix == ".safetensors" and EMBEDDING in read_safetensors(file) for file in files):
             break
-    return folder
 
 
 def _download_small_files(repo: str, revision: str | None) -> Path:

@@ -61,11 +61,12 @@ class Hub(ThreadingHTTPServer):
 
     def push(self, repository: str, files: Files, ref: str = "main") -> str:
         """Commit a whole tree and point a branch or tag at it; returns the commit."""
-        commit = hashlib.sha1(repr(sorted(files.items())).encode()).hexdigest()
+        tree = {name: _sha256(content) for name, content in sorted(files.items())}
+        commit = hashlib.sha1(json.dumps(tree).encode()).hexdigest()
         place = self.repositories.setdefault(repository, Repository())
         place.commits[commit] = dict(files)
         place.refs[ref] = commit
-        self.stored |= {_sha256(content): (name, content) for name, content in files.items()}
+        self.stored |= {key: (name, files[name]) for name, key in tree.items()}
         return commit
 
     def close(self) -> None:

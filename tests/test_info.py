@@ -185,9 +185,7 @@ def test_a_folder_is_named_by_its_last_part(monkeypatch: pytest.MonkeyPatch) -> 
     assert model_info("../untied/").name == "untied"
 
 
-@pytest.mark.parametrize(
-    "model", ["nowhere", "facebook/MobileLLM-R1-360M", "facebook/125M", "x" * 5000, "", str(Path(__file__))]
-)
+@pytest.mark.parametrize("model", ["nowhere", "x" * 5000, ""])
 def test_a_name_that_is_neither_folder_nor_published_model_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], model: str
 ) -> None:
@@ -195,6 +193,24 @@ def test_a_name_that_is_neither_folder_nor_published_model_is_an_error(
     message = error(capsys, model)
     assert "no such folder" in message
     assert "125M-layer-share" in message
+
+
+def test_a_file_or_an_impossible_id_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "this is a file" in error(capsys, str(Path(__file__)))
+    assert "no such folder" in error(capsys, "no/such/folder")
+
+
+def test_of_another_hub_id_only_the_config_is_needed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked = []
+
+    def find(model: str, *, weights: bool) -> Path:
+        asked.append((model, weights))
+        return folder_with_config(tmp_path)
+
+    monkeypatch.setattr("mlx_mobilellm.info.find_model", find)
+    info = model_info("someone/a-model")
+    assert asked == [("someone/a-model", False)]
+    assert (info.name, info.config.hidden_size, info.stored) == ("someone/a-model", 96, None)
 
 
 @pytest.mark.parametrize("arguments", [["--nope"], ["125M", "350M"], ["125M", "--js"]])

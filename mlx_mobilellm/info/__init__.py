@@ -8,7 +8,7 @@ from pathlib import Path
 from mlx_mobilellm.checkpoint import find_tensors, tensor_shapes
 from mlx_mobilellm.config import PRESETS, ModelConfig
 from mlx_mobilellm.errors import MobileLLMError
-from mlx_mobilellm.loading import DEMO
+from mlx_mobilellm.loading import DEMO, find_model
 
 ZERO_SHOT_AVERAGE = {
     "125M": 46.3,
@@ -83,14 +83,15 @@ _UNKNOWN_TERMS = Terms("unknown: see where the weights came from", commercial_us
 
 
 def model_info(model: str | Path) -> ModelInfo:
-    """The facts about a model; neither the network nor the values of weights are needed.
+    """The facts about a model, without the values of its weights.
 
     Args:
         model: A folder as published (its ``config.json`` is enough), or else a published model by name, in any case:
-            ``125M``, ``MobileLLM-125M`` or ``facebook/MobileLLM-125M``; or ``demo``.
+            ``125M``, ``MobileLLM-125M`` or ``facebook/MobileLLM-125M``; or ``demo``. These need no network; of any
+            other Hub id the ``config.json`` is downloaded.
 
     Raises:
-        MobileLLMError: There is no such folder or published model, or the folder's files are wrong.
+        MobileLLMError: There is no such folder or model, or its files are wrong.
     """
     if os.path.isdir(model):  # noqa: PTH112  # Path.is_dir raises for names that are too long or not ours to see
         return _folder_info(Path(model))
@@ -100,9 +101,10 @@ def model_info(model: str | Path) -> ModelInfo:
     for preset in PRESETS:
         if name in (preset.lower(), f"mobilellm-{preset.lower()}", f"facebook/mobilellm-{preset.lower()}"):
             return _preset_info(preset)
+    if "/" in str(model):
+        return _folder_info(find_model(model, weights=False), name=str(model))
     raise MobileLLMError(
-        f"{str(model)!r}: no such folder, and none of the published models ({', '.join(PRESETS)}) nor demo;"
-        " a model from elsewhere on the Hub is to be downloaded first (hf download ID --local-dir FOLDER)"
+        f"{str(model)!r}: no such folder, none of the published models ({', '.join(PRESETS)}) nor demo, and no Hub id"
     )
 
 
@@ -116,12 +118,12 @@ def _preset_info(preset: str) -> ModelInfo:
     return _facts(preset, PRESETS[preset], _PUBLISHED_TERMS, zero_shot_average=ZERO_SHOT_AVERAGE[preset])
 
 
-def _folder_info(folder: Path) -> ModelInfo:
+def _folder_info(folder: Path, name: str | None = None) -> ModelInfo:
     config = ModelConfig.from_file(folder / "config.json")
     stored = _stored_weights(folder)
     if folder.resolve() == DEMO.resolve():
         return _facts("demo", config, _DEMO_TERMS, folder=folder, stored=stored)
-    return _facts(folder.resolve().name, config, _UNKNOWN_TERMS, folder=folder, stored=stored)
+    return _facts(name or folder.resolve().name, config, _UNKNOWN_TERMS, folder=folder, stored=stored)
 
 
 def _facts(

@@ -17,7 +17,7 @@ EXAMPLES = """examples:
   python -m mlx_mobilellm.info 125M-layer-share
   python -m mlx_mobilellm.info path/to/folder --json
 
-Needs no network; reads of a folder config.json and the headers of the weights.
+Reads config.json and the headers of weights; needs no network but for Hub ids of others.
 Exit codes: 0 done, 2 something to mend.
 """
 
@@ -43,7 +43,7 @@ MORE = "One model in full: python -m mlx_mobilellm.info 125M-layer-share"
 def parser() -> Parser:
     parser = Parser("info", "Show what a model is and what it takes, without loading it.", EXAMPLES)
     parser.add_argument(
-        "model", nargs="?", metavar="MODEL", help="folder, name of a published model, or demo (default: list them)"
+        "model", nargs="?", metavar="MODEL", help="folder, Hub id, published name, or demo (default: list them)"
     )
     parser.add_argument("--json", action="store_true", help="print a JSON object, or a list of them without MODEL")
     return parser
