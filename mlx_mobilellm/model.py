@@ -57,7 +57,7 @@ def extend(
     Args:
         config: The model's sizes.
         weights: The model's weights.
-        kv: The cache, with room for the tokens; its arrays are replaced by longer ones. None: no cache.
+        kv: The cache, with room for the tokens; arrays that hold them too take the place of its own. None: no cache.
         tokens: (B, T) int32, inside the vocabulary (MLX reads out of bounds otherwise).
         position: (B,) int32, how many tokens each row holds. None: the rows are empty, which is cheaper.
 

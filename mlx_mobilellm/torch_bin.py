@@ -24,7 +24,7 @@ from typing import TypeGuard
 import mlx.core as mx
 
 from mlx_mobilellm.errors import MobileLLMError
-from mlx_mobilellm.tensors import StoredTensor
+from mlx_mobilellm.tensors import StoredTensor, quoted
 
 # The zip's directory and data.pkl are read whole. The 1.5B model's take some 50 kB each.
 _MOST_READ = 1 << 20
@@ -171,9 +171,9 @@ def _find_entries(file: io.FileIO, infos: list[zipfile.ZipInfo]) -> dict[str, _E
     end = 0
     for info in sorted(infos, key=lambda info: info.header_offset):
         if info.filename in entries:
-            raise _RefusedError(f"has two zip entries {_quote(info.filename)}; {_DOWNLOAD}")
+            raise _RefusedError(f"has two zip entries {quoted(info.filename)}; {_DOWNLOAD}")
         if info.header_offset < end:
-            raise _RefusedError(f"has a zip entry {_quote(info.filename)} that overlaps another; {_DOWNLOAD}")
+            raise _RefusedError(f"has a zip entry {quoted(info.filename)} that overlaps another; {_DOWNLOAD}")
         entry = _Entry(_find_data(file, info), info.file_size, info.CRC)
         end = entry.start + entry.size
         entries[info.filename] = entry
@@ -194,12 +194,12 @@ def _find_data(file: io.FileIO, info: zipfile.ZipInfo) -> int:
     signature, flags, method, name_length, extra_length = _LOCAL_HEADER.unpack(header)
     name = file.read(name_length).decode()
     if (signature, name) != (b"PK\x03\x04", info.filename):
-        raise _RefusedError(f"has no zip entry {_quote(info.filename)} where its directory says; {_DOWNLOAD}")
+        raise _RefusedError(f"has no zip entry {quoted(info.filename)} where its directory says; {_DOWNLOAD}")
     encrypted = (flags | info.flag_bits) & _ENCRYPTED
     stored = method == info.compress_type == zipfile.ZIP_STORED and info.compress_size == info.file_size
     if encrypted or not stored:
         raise _RefusedError(
-            f"has a compressed or encrypted zip entry {_quote(info.filename)}, which torch never writes; {_DOWNLOAD}"
+            f"has a compressed or encrypted zip entry {quoted(info.filename)}, which torch never writes; {_DOWNLOAD}"
         )
     return info.header_offset + len(header) + int(name_length) + int(extra_length)
 
@@ -208,13 +208,13 @@ def _read_entry(file: io.FileIO, entries: dict[str, _Entry], name: str) -> bytes
     entry = entries[name]
     if entry.size > _MOST_READ:
         raise _RefusedError(
-            f"has {entry.size} bytes in zip entry {_quote(name)}, "
+            f"has {entry.size} bytes in zip entry {quoted(name)}, "
             f"where a state dict needs at most {_MOST_READ}; {_RESAVE}"
         )
     file.seek(entry.start)
     content = file.read(entry.size)
     if entry.checksum not in (0, zlib.crc32(content)):
-        raise _RefusedError(f"is damaged in zip entry {_quote(name)} (wrong checksum); {_DOWNLOAD}")
+        raise _RefusedError(f"is damaged in zip entry {quoted(name)} (wrong checksum); {_DOWNLOAD}")
     return content
 
 
@@ -232,7 +232,7 @@ def _read_state_dict(file: io.FileIO, entries: dict[str, _Entry], folder: str) -
     for name, value in found.items():
         if not isinstance(value, _Tensor):
             raise _RefusedError(
-                f"holds a {_kind(value)} under {_quote(name)}, where a state dict has tensors only; {_RESAVE}"
+                f"holds a {_kind(value)} under {quoted(name)}, where a state dict has tensors only; {_RESAVE}"
             )
     return found
 
@@ -314,7 +314,7 @@ class _Machine:
                     f"where a state dict has names only; {_RESAVE}"
                 )
             if key in target:
-                raise _RefusedError(f"names {_quote(key)} twice; {_RESAVE}")
+                raise _RefusedError(f"names {quoted(key)} twice; {_RESAVE}")
             target[key] = value
 
     def build(self) -> None:
@@ -330,7 +330,7 @@ class _Machine:
             raise _RefusedError(f"asks for a global without a name; {_DISTRUST}")
         found = f"{module}.{name}"
         if found not in _GLOBALS:
-            raise _RefusedError(f"asks for {_quote(found)}, which no plain state dict needs; {_DISTRUST}")
+            raise _RefusedError(f"asks for {quoted(found)}, which no plain state dict needs; {_DISTRUST}")
         self.push(_Global(found))
 
     def find_storage(self) -> None:
@@ -400,12 +400,12 @@ def _place(path: Path, entries: dict[str, _Entry], data: str, name: str, tensor:
     storage, dtype, shape, strides = tensor.storage, tensor.storage.dtype, tensor.shape, tensor.strides
     entry_name = data + storage.key
     if entry_name not in entries:
-        raise _RefusedError(f"lacks zip entry {_quote(entry_name)} for {_quote(name)}; {_DOWNLOAD}")
+        raise _RefusedError(f"lacks zip entry {quoted(entry_name)} for {quoted(name)}; {_DOWNLOAD}")
     entry = entries[entry_name]
     if entry.size != storage.size * dtype.size:
         raise _RefusedError(
-            f"has {entry.size} bytes in zip entry {_quote(entry_name)}, "
-            f"where {_quote(name)} needs {storage.size} values of {dtype.size} bytes; {_DOWNLOAD}"
+            f"has {entry.size} bytes in zip entry {quoted(entry_name)}, "
+            f"where {quoted(name)} needs {storage.size} values of {dtype.size} bytes; {_DOWNLOAD}"
         )
     if not (
         len(shape) == len(strides) <= _MOST_DIMENSIONS
@@ -415,7 +415,7 @@ def _place(path: Path, entries: dict[str, _Entry], data: str, name: str, tensor:
         and 0 <= tensor.offset <= storage.size - _reach(shape, strides)
     ):
         raise _RefusedError(
-            f"has a tensor {_quote(name)} that does not fit into its storage of {storage.size} values; {_RESAVE}"
+            f"has a tensor {quoted(name)} that does not fit into its storage of {storage.size} values; {_RESAVE}"
         )
     return StoredTensor(path, entry.start + tensor.offset * dtype.size, dtype, shape, strides)
 
@@ -429,14 +429,6 @@ def _reach(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
     if 0 in shape:
         return 0
     return 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
-
-
-# --- Words for messages
-
-
-def _quote(name: str) -> str:
-    """A name from the file, safe to print on one line."""
-    return repr(name[:100])
 
 
 def _kind(value: object) -> str:

@@ -9,6 +9,7 @@ from mlx_mobilellm.checkpoint import find_tensors, tensor_shapes
 from mlx_mobilellm.config import PRESETS, ModelConfig
 from mlx_mobilellm.errors import MobileLLMError
 from mlx_mobilellm.loading import DEMO, find_model
+from mlx_mobilellm.tensors import dtype_name
 
 ZERO_SHOT_AVERAGE = {
     "125M": 46.3,
@@ -180,7 +181,7 @@ def _stored_weights(folder: Path) -> StoredWeights | None:
     files = sorted({tensor.path for tensor in tensors.values()})
     return StoredWeights(
         files=[file.name for file in files],
-        dtypes=sorted({str(tensor.dtype).removeprefix("mlx.core.") for tensor in tensors.values()}),
+        dtypes=sorted({dtype_name(tensor.dtype) for tensor in tensors.values()}),
         parameters=sum(math.prod(tensor.shape) for tensor in tensors.values()),
         size_bytes=sum(file.stat().st_size for file in files),
     )
