@@ -217,7 +217,9 @@ def test_all_files_are_of_one_commit_even_if_the_branch_moves_meanwhile(hub: Hub
 
 def test_a_model_that_cannot_run_is_refused_before_its_weights_are_downloaded(hub: Hub) -> None:
     hub.push("org/model", golden("plain") | {"config.json": json.dumps({"model_type": "gpt2"}).encode()})
-    with pytest.raises(MobileLLMError, match=r'model_type: expected "mobilellm" or "llama".*found "gpt2"'):
+    with pytest.raises(
+        MobileLLMError, match=r'^/\S*/config.json: model_type: expected "mobilellm" or "llama".*found "gpt2"'
+    ):
         load("org/model")
     assert hub.downloads == {"config.json": 1}
 

@@ -1,4 +1,7 @@
-"""Build the demo model from a seed: tokenizer, training, checkpoint, loss curve. Resumes where it was stopped."""
+"""Make the demo model from a seed: tokenizer, training, checkpoint, loss curve, measurements and card.
+
+Stop it at any time; the same command goes on from the last saved step.
+"""
 
 import argparse
 from collections.abc import Sequence
@@ -7,6 +10,7 @@ from pathlib import Path
 import mlx.core as mx
 
 from corpus import file_documents, rows, train_tokenizer, written_documents
+from measure import measure_folder
 from mlx_mobilellm.checkpoint import save_weights
 from mlx_mobilellm.config import ModelConfig
 from mlx_mobilellm.tokenizer import Tokenizer
@@ -57,6 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     losses = run.train(lambda step: rows(documents, tokenizer, f"train/{args.seed}", step, args.tokens))
     save_weights(args.output, config, run.weights, mx.float16)
     _plot(losses, args.output / "loss.png")
+    if not args.text:
+        measure_folder(args.output, args.seed, args.steps, args.tokens)
 
 
 def _plot(losses: list[float], path: Path) -> None:

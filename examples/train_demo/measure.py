@@ -1,4 +1,4 @@
-"""Measure a demo model on seeds that its training never used, and write the figures into its card.
+"""Measure a demo model on seeds that its training never used, and write its card.
 
     python examples/train_demo/measure.py mlx_mobilellm/demo --steps 2400
 
@@ -7,6 +7,7 @@ Training text is made again from its seed, to tell what the model has seen; --st
 
 import argparse
 import hashlib
+import json
 import math
 import random
 import re
@@ -19,7 +20,7 @@ from tqdm import tqdm
 
 from calls import Command, render, write_command
 from corpus import rows, written_documents
-from mlx_mobilellm import GenerationOptions, MobileLLM, SamplingOptions, Tokenizer, load
+from mlx_mobilellm import GenerationOptions, MobileLLM, ModelConfig, SamplingOptions, Tokenizer, load
 from mlx_mobilellm.generation import Row, new_row, run
 from stories import Story, write_story
 
@@ -156,23 +157,69 @@ def table(report: Report) -> str:
     )
 
 
-def sha256(path: Path) -> str:
-    """A file's hash, as the card gives it."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+CARD = """# The demo model
+
+A layer-shared MobileLLM that tells short stories and turns spoken commands into calls. It was made for this package
+and is MIT-licensed, weights and all: nothing in it comes from Meta's weights or from anybody's text.
+
+- {parameters:,} parameters in {kind}: {blocks} blocks, each run {repeats} times in a row, width {width},
+  {pieces:,} SentencePiece pieces
+- Trained on text from the generators in `examples/train_demo/`, seed {seed}: {steps:,} steps of {tokens:,} tokens
+- A story: a beginning like "Once upon a time". A call: the bare command, like "set a timer for ten minutes", which
+  continues with a newline and a line of JSON
+- Its context is {context} tokens. It knows the words and plots of its generators and nothing else
+
+## Measured
+
+By `python examples/train_demo/measure.py FOLDER --steps {steps} --seed {seed}`, in fp32:
+
+{table}
+## Files
+
+| file | sha256 |
+| --- | --- |
+{files}"""
+
+
+def write_card(folder: Path, report: Report, config: ModelConfig, seed: int, steps: int, tokens: int) -> None:
+    """Write the folder's README.md: what the model is, what was measured, and the hashes of its files."""
+    names = ("config.json", "model.safetensors", "tokenizer.model")
+    files = "".join(f"| {name} | `{hashlib.sha256((folder / name).read_bytes()).hexdigest()}` |\n" for name in names)
+    card = CARD.format(
+        parameters=sum(config.parameters().values()),
+        blocks=config.num_hidden_layers,
+        repeats=config.layer_sharing_repeats,
+        width=config.hidden_size,
+        pieces=config.vocab_size,
+        kind=json.loads((folder / "config.json").read_text(encoding="utf-8"))["torch_dtype"],
+        seed=seed,
+        steps=steps,
+        tokens=tokens,
+        context=config.max_position_embeddings,
+        table=table(report),
+        files=files,
+    )
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def measure_folder(folder: Path, seed: int, steps: int, tokens: int) -> None:
+    """Measure the model in a folder, write its card, and print the table."""
+    model, tokenizer = load(folder)
+    assert tokenizer is not None
+    report = measure(model, tokenizer, seen_in_training(tokenizer, seed, steps, tokens))
+    write_card(folder, report, model.config, seed, steps, tokens)
+    print(table(report))
 
 
 def main() -> None:
-    """Measure, and print the table for the card."""
+    """Parse the flags and measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="folder of the checkpoint")
     parser.add_argument("--steps", type=int, required=True, help="steps that it was trained for")
     parser.add_argument("--tokens", type=int, default=4096, help="tokens of one step (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed that it was built from (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed that it was made from (default: %(default)s)")
     args = parser.parse_args()
-    model, tokenizer = load(args.model)
-    assert tokenizer is not None
-    seen = seen_in_training(tokenizer, args.seed, args.steps, args.tokens)
-    print(table(measure(model, tokenizer, seen)))
+    measure_folder(args.model, args.seed, args.steps, args.tokens)
 
 
 if __name__ == "__main__":
