@@ -142,8 +142,11 @@ def _explain(repo: str, revision: str | None, error: BaseException) -> str:
     not_cached = isinstance(error, errors.LocalEntryNotFoundError)
     if not_cached and error.__cause__ is not None:  # why the Hub was not asked, or did not answer
         error = error.__cause__
-    status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else None
-    reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
+    status, reason = 0, str(error).partition("\n")[0] or type(error).__name__
+    if isinstance(error, errors.HfHubHTTPError):
+        status = error.response.status_code
+        reason = f"{status} {error.response.reason_phrase}. {error.server_message or ''}"
+    reason = " ".join(reason.split()).rstrip(".")
     page = f"https://huggingface.co/{repo}"
     match error:
         case errors.GatedRepoError() if status == 401:

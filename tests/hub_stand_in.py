@@ -80,7 +80,11 @@ class _RefusedError(Exception):
 
     def __init__(self, status: HTTPStatus, code: str = "", message: str = "") -> None:
         self.status = status
-        self.headers = {"X-Error-Code": code, "X-Error-Message": message} if code or message else {}
+        self.headers = {"X-Request-Id": "Root=1-2-3"}
+        if code:
+            self.headers["X-Error-Code"] = code
+        if message:
+            self.headers["X-Error-Message"] = message
 
 
 class _Answer(BaseHTTPRequestHandler):
