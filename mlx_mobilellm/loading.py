@@ -72,7 +72,7 @@ def find_model(model: str | Path | None = None, revision: str | None = None, *, 
         return DEMO if model is None else Path(model)
     if os.path.exists(model):  # noqa: PTH110
         raise MobileLLMError(f"{model}: this is a file; give the folder that holds config.json and the weights")
-    if isinstance(model, Path) or not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", model):
+    if isinstance(model, Path) or not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", model, re.ASCII):
         raise MobileLLMError(f"{str(model)!r}: {_NEITHER}")
     return _download_model(model, revision, weights)
 

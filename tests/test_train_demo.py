@@ -1,19 +1,24 @@
 """How the demo model is made: rows that can be made again, a loop that learns and resumes, one command for all."""
 
 import dataclasses
+import random
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import mlx.core as mx
+import numpy as np
 import pytest
 
-from mlx_mobilellm import ModelConfig, Tokenizer, generate, load
+from conftest import Golden
+from mlx_mobilellm import GenerationOptions, MobileLLM, ModelConfig, Tokenizer, generate, load
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples" / "train_demo"))
 
 import make_demo
+import measure
 from corpus import LENGTHS, file_documents, rows, written_documents
+from stories import write_story
 from trainer import Run, Schedule
 
 TINY = ModelConfig(
@@ -111,3 +116,43 @@ def test_one_command_makes_a_checkpoint_from_a_text_file(tmp_path: Path, monkeyp
     assert model.config == dataclasses.replace(TINY, vocab_size=290)
     assert isinstance(generate(model, tokenizer, "The cat", max_tokens=5), str)
     assert (output / "loss.png").stat().st_size > 1000
+
+
+def test_a_story_is_measured_from_its_opening_up_to_the_heros_name() -> None:
+    for seed in range(50):
+        story = write_story(random.Random(seed))
+        start = measure.opening(story)
+        assert story.text.startswith(start)
+        assert start.endswith(story.hero)
+        assert measure.keeps_hero(story.hero, story.text[len(start) :])
+
+
+def test_a_hero_must_be_named_in_the_second_half() -> None:
+    assert not measure.keeps_hero("Ann", "Ann went out. The day was long and warm and the sun was high.")
+    assert not measure.keeps_hero("Ann", "She went out. She saw a dog. She saw a cat. Hannah waved.")
+    assert measure.keeps_hero("Ann", "She went out. She saw a dog. She saw a cat. Then Ann came home.")
+
+
+def test_perplexity_is_that_of_all_tokens_behind_bos(layer_share: Golden, tokenizer: Tokenizer) -> None:
+    embedding = mx.random.normal((tokenizer.vocab_size, 96), key=mx.random.key(5)) * 0.1
+    config = dataclasses.replace(layer_share.model.config, vocab_size=tokenizer.vocab_size)
+    model = MobileLLM(config, {**layer_share.model.weights, "embed_tokens": embedding})
+    documents = ["One day, a cat sat.", "Then it slept."]
+    losses: list[float] = []
+    for document in documents:
+        ids = [*tokenizer.encode(document), tokenizer.eos_token_id]
+        logits = np.array(model(mx.array([ids])))[0, :-1].astype(np.float64)
+        losses += list(np.log(np.exp(logits).sum(axis=-1)) - logits[np.arange(len(ids) - 1), ids[1:]])
+    value, tokens = measure.perplexity(model, tokenizer, documents)
+    assert tokens == len(losses)
+    assert value == pytest.approx(np.exp(np.mean(losses)), rel=1e-5)
+
+
+def test_an_answer_that_did_not_end_by_itself_is_marked(tokenizer: Tokenizer) -> None:
+    model, _ = load()
+    cut, whole = (
+        measure.answers(model, tokenizer, ["set a timer for ten minutes"], GenerationOptions(tokens), "")[0]
+        for tokens in (3, 100)
+    )
+    assert cut.endswith("…")
+    assert whole == '\n{"call": "set_timer", "minutes": 10}'

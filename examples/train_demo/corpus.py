@@ -13,9 +13,6 @@ from calls import render, write_command
 from mlx_mobilellm.tokenizer import Tokenizer
 from stories import write_story
 
-STORY_SHARE = 0.2
-"""Share of stories among the documents; the rest are commands with their calls, which are far shorter."""
-
 LENGTHS = (256, 256, 256, 256, 256, 512)
 """Row lengths, in turn: most rows are as long as a story, some teach the later positions."""
 
@@ -23,11 +20,11 @@ Documents = Callable[[str], Iterator[str]]
 """Endless documents from a seed."""
 
 
-def written_documents(seed: str) -> Iterator[str]:
-    """Stories and commands of our own generators, for ever."""
+def written_documents(seed: str, story_share: float = 0.2) -> Iterator[str]:
+    """Documents of our own generators, for ever: stories, and commands with their calls, which are far shorter."""
     rng = random.Random(seed)
     while True:
-        yield write_story(rng).text if rng.random() < STORY_SHARE else render(write_command(rng))
+        yield write_story(rng).text if rng.random() < story_share else render(write_command(rng))
 
 
 def file_documents(path: Path) -> Documents:

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from corpus import file_documents, rows, train_tokenizer, written_documents
+from corpus import file_documents, train_tokenizer, written_documents
+from curriculum import batches, phases
 from measure import measure_folder
 from mlx_mobilellm.checkpoint import save_weights
 from mlx_mobilellm.config import ModelConfig
 from mlx_mobilellm.tokenizer import Tokenizer
-from trainer import Run, Schedule
+from trainer import Run
 
 EXAMPLES = """examples:
   python examples/train_demo/make_demo.py --output demo
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--output", type=Path, required=True, help="folder for the checkpoint and the saved run")
     parser.add_argument("--text", type=Path, help="learn this text file instead; an empty line ends a document")
-    parser.add_argument("--steps", type=int, default=Schedule.steps)
+    parser.add_argument("--steps", type=int, help="train for so many steps in one phase (default: the demo's phases)")
     parser.add_argument("--tokens", type=int, default=4096, help="tokens of one step (default: %(default)s)")
     parser.add_argument("--pieces", type=int, default=1024, help="vocabulary size (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
@@ -57,12 +58,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         train_tokenizer(documents, path, args.pieces)
     tokenizer = Tokenizer(path)
     config = demo_config(tokenizer.vocab_size)
-    run = Run(config, Schedule(steps=args.steps, seed=args.seed), args.output)
-    losses = run.train(lambda step: rows(documents, tokenizer, f"train/{args.seed}", step, args.tokens))
-    save_weights(args.output, config, run.weights, mx.float16)
+    weights, losses = None, []
+    for phase in phases(args.seed, args.steps):
+        folder = args.output / phase.name
+        folder.mkdir(exist_ok=True)
+        run = Run(config, phase.schedule, folder, weights)
+        source = documents if args.text else phase.documents
+        losses += run.train(batches(phase, source, tokenizer, args.tokens))
+        weights = run.weights
+    save_weights(args.output, config, weights, mx.float16)
     _plot(losses, args.output / "loss.png")
     if not args.text:
-        measure_folder(args.output, args.seed, args.steps, args.tokens)
+        measure_folder(args.output, phases(args.seed, args.steps), args.tokens)
 
 
 def _plot(losses: list[float], path: Path) -> None:

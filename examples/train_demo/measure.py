@@ -1,8 +1,8 @@
 """Measure a demo model on seeds that its training never used, and write its card.
 
-    python examples/train_demo/measure.py mlx_mobilellm/demo --steps 2400
+    python examples/train_demo/measure.py mlx_mobilellm/demo
 
-Training text is made again from its seed, to tell what the model has seen; --steps says how much of it there was.
+Training text is made again from its seed, to tell what the model has seen.
 """
 
 import argparse
@@ -11,7 +11,7 @@ import json
 import math
 import random
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,8 @@ import mlx.core as mx
 from tqdm import tqdm
 
 from calls import Command, render, write_command
-from corpus import rows, written_documents
+from corpus import written_documents
+from curriculum import Phase, batches, phases
 from mlx_mobilellm import GenerationOptions, MobileLLM, ModelConfig, SamplingOptions, Tokenizer, load
 from mlx_mobilellm.generation import Row, new_row, run
 from stories import Story, write_story
@@ -62,17 +63,19 @@ def _answer(tokenizer: Tokenizer, row: Row) -> str:
     return text if row.finish_reason == "eos" else text + "…"
 
 
-def seen_in_training(tokenizer: Tokenizer, seed: int, steps: int, tokens: int) -> set[str]:
+def seen_in_training(tokenizer: Tokenizer, trained: Sequence[Phase], tokens: int) -> set[str]:
     """Every document that training read: stories whole, commands with their calls."""
     seen: set[str] = set()
+    for phase in trained:
 
-    def recorded(seed: str) -> Iterator[str]:
-        for document in written_documents(seed):
-            seen.add(document)
-            yield document
+        def recorded(seed: str, phase: Phase = phase) -> Iterator[str]:
+            for document in phase.documents(seed):
+                seen.add(document)
+                yield document
 
-    for step in tqdm(range(steps), desc="training text", unit="step"):
-        rows(recorded, tokenizer, f"train/{seed}", step, tokens)
+        batch = batches(phase, recorded, tokenizer, tokens)
+        for step in tqdm(range(phase.schedule.steps), desc="training text", unit="step"):
+            batch(step)
     return seen
 
 
@@ -171,7 +174,7 @@ and is MIT-licensed, weights and all: nothing in it comes from Meta's weights or
 
 ## Measured
 
-By `python examples/train_demo/measure.py FOLDER --steps {steps} --seed {seed}`, in fp32:
+By `python examples/train_demo/measure.py FOLDER`, in fp32:
 
 {table}
 ## Files
@@ -181,7 +184,7 @@ By `python examples/train_demo/measure.py FOLDER --steps {steps} --seed {seed}`,
 {files}"""
 
 
-def write_card(folder: Path, report: Report, config: ModelConfig, seed: int, steps: int, tokens: int) -> None:
+def write_card(folder: Path, report: Report, config: ModelConfig, trained: Sequence[Phase], tokens: int) -> None:
     """Write the folder's README.md: what the model is, what was measured, and the hashes of its files."""
     names = ("config.json", "model.safetensors", "tokenizer.model")
     files = "".join(f"| {name} | `{hashlib.sha256((folder / name).read_bytes()).hexdigest()}` |\n" for name in names)
@@ -192,8 +195,8 @@ def write_card(folder: Path, report: Report, config: ModelConfig, seed: int, ste
         width=config.hidden_size,
         pieces=config.vocab_size,
         kind=json.loads((folder / "config.json").read_text(encoding="utf-8"))["torch_dtype"],
-        seed=seed,
-        steps=steps,
+        seed=trained[0].schedule.seed,
+        steps=sum(phase.schedule.steps for phase in trained),
         tokens=tokens,
         context=config.max_position_embeddings,
         table=table(report),
@@ -202,12 +205,12 @@ def write_card(folder: Path, report: Report, config: ModelConfig, seed: int, ste
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-def measure_folder(folder: Path, seed: int, steps: int, tokens: int) -> None:
+def measure_folder(folder: Path, trained: Sequence[Phase], tokens: int) -> None:
     """Measure the model in a folder, write its card, and print the table."""
     model, tokenizer = load(folder)
     assert tokenizer is not None
-    report = measure(model, tokenizer, seen_in_training(tokenizer, seed, steps, tokens))
-    write_card(folder, report, model.config, seed, steps, tokens)
+    report = measure(model, tokenizer, seen_in_training(tokenizer, trained, tokens))
+    write_card(folder, report, model.config, trained, tokens)
     print(table(report))
 
 
@@ -215,11 +218,11 @@ def main() -> None:
     """Parse the flags and measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="folder of the checkpoint")
-    parser.add_argument("--steps", type=int, required=True, help="steps that it was trained for")
+    parser.add_argument("--steps", type=int, help="steps that it was trained for (default: the demo's phases)")
     parser.add_argument("--tokens", type=int, default=4096, help="tokens of one step (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed that it was made from (default: %(default)s)")
     args = parser.parse_args()
-    measure_folder(args.model, args.seed, args.steps, args.tokens)
+    measure_folder(args.model, phases(args.seed, args.steps), args.tokens)
 
 
 if __name__ == "__main__":

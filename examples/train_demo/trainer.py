@@ -79,11 +79,12 @@ def mean_loss(config: ModelConfig, weights: Weights, rows: mx.array) -> mx.array
 class Run:
     """A training run in a folder: its weights, its optimiser, its losses; saved as it goes and resumed from there."""
 
-    def __init__(self, config: ModelConfig, schedule: Schedule, folder: Path) -> None:
+    def __init__(self, config: ModelConfig, schedule: Schedule, folder: Path, weights: Weights | None = None) -> None:
+        """Start from ``weights``, or from random ones; or go on where a run in the folder was stopped."""
         self.config = config
         self.schedule = schedule
         self.path = folder / "run.safetensors"
-        self.weights = initial_weights(config, schedule.seed)
+        self.weights = initial_weights(config, schedule.seed) if weights is None else weights
         self.optimizer = _optimizer(schedule)
         self.optimizer.init(self.weights)
         self.losses: list[float] = []

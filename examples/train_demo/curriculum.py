@@ -1,0 +1,40 @@
+"""What the demo model learns, in which order, and for how long."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from corpus import Documents, rows, written_documents
+from mlx_mobilellm.tokenizer import Tokenizer
+from trainer import Batches, Schedule
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of the training: its documents and its schedule."""
+
+    name: str
+    story_share: float
+    schedule: Schedule
+
+    def documents(self, seed: str) -> Iterator[str]:
+        """The phase's documents, for ever."""
+        return written_documents(seed, self.story_share)
+
+
+PHASES = (
+    Phase("train", 0.2, Schedule(steps=2400)),
+    # Copying names and numbers to the letter comes late and slowly, so commands get a second, gentler round.
+    Phase("polish", 0.08, Schedule(steps=700, learning_rate=1e-3, final_learning_rate=5e-5, warmup=50)),
+)
+
+
+def phases(seed: int, steps: int | None = None) -> list[Phase]:
+    """The demo's phases from a seed, or the first of them alone with another number of steps."""
+    chosen = PHASES if steps is None else [replace(PHASES[0], schedule=replace(PHASES[0].schedule, steps=steps))]
+    return [replace(phase, schedule=replace(phase.schedule, seed=seed)) for phase in chosen]
+
+
+def batches(phase: Phase, documents: Documents, tokenizer: Tokenizer, tokens: int) -> Batches:
+    """The rows of each step of a phase."""
+    seed = f"{phase.name}/{phase.schedule.seed}"
+    return lambda step: rows(documents, tokenizer, seed, step, tokens)
