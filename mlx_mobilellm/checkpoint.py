@@ -100,6 +100,7 @@ def read_weights(
             )
         else:
             weights["lm_head"] = output
+        del output  # a second copy of the embedding goes before the blocks come
     for index in range(config.num_hidden_layers):
         block = {joined: join(*(_block_tensor(index, part) for part in parts)) for joined, parts in _PARTS.items()}
         weights["blocks"].append(cast(Block, block))

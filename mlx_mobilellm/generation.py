@@ -1,5 +1,6 @@
 """Generating: rows of ids through one loop, and text around it."""
 
+import operator
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,7 +11,7 @@ import mlx.core as mx
 
 from mlx_mobilellm.config import ModelConfig
 from mlx_mobilellm.errors import MobileLLMError
-from mlx_mobilellm.model import MobileLLM, check_ids, empty_kv, extend, grow, join, unembed
+from mlx_mobilellm.model import MobileLLM, check_ids, empty_kv, extend, grow, join, select, unembed
 from mlx_mobilellm.sampling import REPETITION_CONTEXT, Sampler, SamplingOptions
 from mlx_mobilellm.tokenizer import Tokenizer
 
@@ -66,20 +67,21 @@ class Row:
         self, config: ModelConfig, prompt: Sequence[int], options: GenerationOptions, eos: Iterable[int]
     ) -> None:
         context = config.max_position_embeddings
-        if not prompt:
+        ids = _whole_numbers(prompt)
+        if not ids:
             raise MobileLLMError("the prompt is empty; give at least one token id")
-        if len(prompt) > context:
-            raise MobileLLMError(f"the prompt has {len(prompt)} tokens, more than the model's context of {context}")
-        check_ids(config, prompt)
+        if len(ids) > context:
+            raise MobileLLMError(f"the prompt has {len(ids)} tokens, more than the model's context of {context}")
+        check_ids(config, ids)
         self.options = replace(options, sampling=options.sampling.seeded())
         self.eos = frozenset(eos)
-        self.ids = list(prompt)
-        self.prompt_length = len(prompt)
+        self.ids = ids
+        self.prompt_length = len(ids)
         self.cached = 0
         self.launched = 0
         self.finish_reason: str | None = None
         # A token enters the cache when the next one is asked for, so the last one needs no column.
-        self.most = min(options.max_tokens, context - len(prompt) + 1)
+        self.most = min(options.max_tokens, context - len(ids) + 1)
 
     @property
     def generated(self) -> int:
@@ -105,6 +107,14 @@ class Row:
             self.finish_reason = "length" if self.most == self.options.max_tokens else "context"
 
 
+def _whole_numbers(prompt: Any) -> list[int]:
+    """The ids of a prompt: a sequence, or an array of one dimension."""
+    try:
+        return [operator.index(i) for i in (prompt.tolist() if hasattr(prompt, "tolist") else prompt)]
+    except TypeError:
+        raise MobileLLMError("the prompt: expected text or a list of token ids, which are whole numbers") from None
+
+
 class Choice(NamedTuple):
     """A token that the loop chose for a row."""
 
@@ -119,24 +129,30 @@ def run(model: MobileLLM, rows: Iterable[Row], slots: int = 1) -> Iterator[Choic
     A row leaves when it has a ``finish_reason``, which a consumer may set too, and the next one takes its place.
     While a token is read, the step behind it is already under way, unless a row needs to see its answer first.
     """
+    if slots < 1:
+        raise MobileLLMError(f"slots: expected 1 or more, found {slots}")
     waiting = iter(rows)
     running = _Batch(model, [])
     joining: _Batch | None = None  # rows whose prompts are on their way into the cache
     unread: list[_Answers] = []
     while True:
-        if joining is None and (newcomers := list(islice(waiting, slots - running.active))):
-            joining = _Batch(model, newcomers)
         if running.looks_back:
             yield from _read(unread)
             unread = []
-        launched = (joining.prefill() if joining else []) + running.decode()
-        if joining and not joining.prefilling:
-            running.admit(joining)
-            joining = None
-        yield from _read(unread)
-        unread = launched
+        if joining is None and (newcomers := list(islice(waiting, slots - running.active))):
+            joining = _Batch(model, newcomers)
         if not (unread or joining or running.active):
             return
+        launched = (joining.prefill() if joining else []) + running.decode()
+        yield from _read(unread)
+        unread = launched
+        if joining:
+            joining.settle()
+            if not joining.prefilling:
+                running.admit(joining)
+                joining = None
+        elif 0 < running.active <= len(running.rows) // 2:
+            running.drop_ended()
 
 
 class _Answers(NamedTuple):
@@ -144,25 +160,31 @@ class _Answers(NamedTuple):
 
     rows: list[Row | None]
     tokens: mx.array  # (B,) int32
-    logprobs: mx.array | None  # (B, V) float32
+    logprobs: list[mx.array | None]  # of each row, (V,) float32
 
 
 def _read(answers: Iterable[_Answers]) -> Iterator[Choice]:
     for rows, tokens, logprobs in answers:
-        for index, (row, token) in enumerate(zip(rows, cast(list[int], tokens.tolist()), strict=True)):
+        for row, token, row_logprobs in zip(rows, cast(list[int], tokens.tolist()), logprobs, strict=True):
             if row is not None and row.finish_reason is None:
                 row.accept(token)
-                wanted = logprobs is not None and row.options.logprobs
-                yield Choice(row, token, logprobs[index] if logprobs is not None and wanted else None)
+                yield Choice(row, token, row_logprobs)
 
 
 class _Batch:
-    """Rows that share a cache, and the steps over them. A row that has ended stays until the next ``admit``."""
+    """Rows that share a cache, and the steps over them. Rows that have ended stay until they are dropped.
+
+    Every array is on its way to being evaluated when a method returns, so that the next call may come from
+    another thread.
+    """
 
     def __init__(self, model: MobileLLM, rows: list[Row]) -> None:
+        if any(row.cached for row in rows):
+            raise MobileLLMError("a row runs only once; make a new one of its ids")
         self.model = model
         self.rows = rows
-        self.last = mx.zeros(len(rows), mx.int32)  # each row's latest token, known yet or not
+        self.fed: list[Row] = []  # whose prompts the latest chunk is of
+        self.last = mx.zeros(len(rows), mx.int32)  # (B,) the latest token of each row, known yet or not
         self.kv = empty_kv(model.config, len(rows), max((len(row.ids) + 1 for row in rows), default=0), model.dtype)
         self.sampler = Sampler([row.options.sampling for row in rows])
 
@@ -179,43 +201,64 @@ class _Batch:
     @property
     def looks_back(self) -> bool:
         """Whether a row must know its last token before it can choose the next."""
-        return any(row.options.sampling.looks_back for row in self.rows)
+        return any(row.decodes and row.options.sampling.looks_back for row in self.rows)
 
     def prefill(self) -> list[_Answers]:
-        """Run the next chunk of every prompt; a row whose prompt ends in it is given its first token."""
-        if not self.prefilling:
+        """Start the next chunk of every prompt; a row whose prompt ends in it is given its first token."""
+        self.fed = [row for row in self.rows if row.prompt_left]
+        if not self.fed:
             return []
-        chunk = min(row.options.prefill_chunk for row in self.rows)
+        chunk = min(row.options.prefill_chunk for row in self.fed)
         fed = [row.ids[row.cached :][: min(chunk, row.prompt_left)] for row in self.rows]
         width = max(map(len, fed))
         hidden = self._extend(mx.array([ids + [0] * (width - len(ids)) for ids in fed]), [len(ids) for ids in fed])
+        mx.async_eval(self.kv)  # type: ignore[no-untyped-call]
         ended = [bool(ids) and row.decodes for ids, row in zip(fed, self.rows, strict=True)]
-        answers = []
-        if any(ended):
-            ends = mx.array([max(0, len(ids) - 1) for ids in fed])
-            answers.append(self._choose(hidden[mx.arange(len(fed)), ends], ended))
-        else:
-            mx.eval(self.kv)  # so that a long prompt takes the memory of one chunk
-        for row in self.rows:
-            if row.options.prompt_progress is not None:
-                row.options.prompt_progress(row.prompt_length - row.prompt_left, row.prompt_length)
-        return answers
+        if not any(ended):
+            return []
+        ends = mx.array([max(0, len(ids) - 1) for ids in fed])
+        return [self._choose(hidden[mx.arange(len(fed)), ends], ended)]
+
+    def settle(self) -> None:
+        """Wait for the chunk, so that a long prompt takes the memory of one, and report it."""
+        reports = [row for row in self.fed if row.options.prompt_progress is not None]
+        if reports or self.prefilling:
+            mx.eval(self.kv)
+        for row in reports:
+            if row.options.prompt_progress is not None and row.finish_reason is None:
+                row.options.prompt_progress(row.cached, row.prompt_length)
 
     def decode(self) -> list[_Answers]:
-        """Run one token of every row that wants another."""
+        """Start one token of every row that wants another."""
         wanted = [row.decodes for row in self.rows]
         if not any(wanted):
             return []
         return [self._choose(self._extend(self.last[:, None], [int(want) for want in wanted])[:, 0], wanted)]
 
     def admit(self, joining: "_Batch") -> None:
-        """Take over the rows of another batch, and let go of those that have ended."""
+        """Take over the rows of another batch, in place of those that have ended."""
+        if self.active:
+            self.drop_ended()
+            self.rows = self.rows + joining.rows
+            self.last = mx.concatenate([self.last, joining.last])
+            self.kv = join(self.kv, joining.kv)
+        else:
+            self.rows, self.last, self.kv = joining.rows, joining.last, joining.kv
+        self._renew()
+
+    def drop_ended(self) -> None:
+        """Let go of the rows that want no more tokens."""
         stay = [index for index, row in enumerate(self.rows) if row.decodes]
-        kept = mx.array(stay, dtype=mx.int32)
-        self.rows = [self.rows[index] for index in stay] + joining.rows
-        self.last = mx.concatenate([self.last[kept], joining.last]) if stay else joining.last
-        self.kv = join(self.kv, kept, joining.kv) if stay else joining.kv
+        if len(stay) < len(self.rows):
+            kept = mx.array(stay, dtype=mx.int32)
+            self.rows = [self.rows[index] for index in stay]
+            self.last = self.last[kept]
+            self.kv = select(self.kv, kept)
+            self._renew()
+
+    def _renew(self) -> None:
         self.sampler = Sampler([row.options.sampling for row in self.rows])
+        mx.async_eval(self.last, self.kv)  # type: ignore[no-untyped-call]
 
     def _extend(self, tokens: mx.array, counts: list[int]) -> mx.array:
         """Run tokens (B, T), of which each row means its first ``counts[b]``; returns hidden states (B, T, D)."""
@@ -231,20 +274,28 @@ class _Batch:
         logits = unembed(self.model.weights, hidden)
         chosen = self.sampler(logits, mx.array([row.cached for row in self.rows]), self._recent())
         self.last = chosen if all(wanted) else mx.where(mx.array(wanted), chosen, self.last)
-        logprobs = None
-        if any(row.options.logprobs for row in self.rows):
-            logits = logits.astype(mx.float32)
-            logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-        mx.async_eval(chosen, logprobs)  # type: ignore[no-untyped-call]
+        logprobs = _logprobs(
+            logits, [row.options.logprobs and want for row, want in zip(self.rows, wanted, strict=True)]
+        )
+        mx.async_eval(chosen, self.last, logprobs)  # type: ignore[no-untyped-call]
         for row, want in zip(self.rows, wanted, strict=True):
             row.launched += want
         return _Answers([row if want else None for row, want in zip(self.rows, wanted, strict=True)], chosen, logprobs)
 
     def _recent(self) -> mx.array | None:
-        if not self.looks_back:
+        if not self.sampler.penalises:
             return None
         recent = [row.ids[-REPETITION_CONTEXT:] for row in self.rows]
         return mx.array([ids + ids[:1] * (REPETITION_CONTEXT - len(ids)) for ids in recent])
+
+
+def _logprobs(logits: mx.array, wanted: list[bool]) -> list[mx.array | None]:
+    """Log-probabilities (V,) float32 of the rows of logits (B, V) that want them."""
+    if not any(wanted):
+        return [None] * len(wanted)
+    logits = logits.astype(mx.float32)
+    every = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+    return [every[index] if want else None for index, want in enumerate(wanted)]
 
 
 @dataclass(frozen=True)
@@ -311,7 +362,7 @@ def stream_generate(
         MobileLLMError: The prompt or an option is wrong; raised before anything runs.
     """
     row = new_row(model, tokenizer, prompt, replace(options or GenerationOptions(), **changes))
-    return _stream(model, tokenizer, row)
+    return _stream(model, row, None if tokenizer is None else _Text(tokenizer, row))
 
 
 def new_row(
@@ -331,8 +382,7 @@ def new_row(
     return Row(model.config, prompt, options, eos)
 
 
-def _stream(model: MobileLLM, tokenizer: Tokenizer | None, row: Row) -> Iterator[Piece]:
-    text = None if tokenizer is None else _Text(tokenizer, row)
+def _stream(model: MobileLLM, row: Row, text: "_Text | None") -> Iterator[Piece]:
     start = time.perf_counter()
     first = 0.0
     for choice in run(model, [row]):
@@ -354,23 +404,27 @@ def _stream(model: MobileLLM, tokenizer: Tokenizer | None, row: Row) -> Iterator
 
 
 class _Text:
-    """A row's text as its tokens come, held back where it may become a stop text."""
+    """A row's text as its tokens come, held back where it may become a stop text.
+
+    A model may have more ids than its tokenizer has pieces; those beyond have no text.
+    """
 
     def __init__(self, tokenizer: Tokenizer, row: Row) -> None:
         self.row = row
-        self.detokenizer = tokenizer.detokenizer(row.ids)
+        self.pieces = tokenizer.vocab_size
+        self.detokenizer = tokenizer.detokenizer([i for i in row.ids if i < self.pieces])
         self.held = ""
 
     def add(self, token: int) -> str:
         """The text that can be shown once ``token`` is known; ends the row where a stop text is complete."""
-        if token not in self.row.eos:
+        if token not in self.row.eos and token < self.pieces:
             self.held += self.detokenizer.add(token)
         if self.row.finish_reason is not None:
             self.held += self.detokenizer.flush()
-        found = [at for at in map(self.held.find, self.row.options.stop) if at >= 0]
-        if found:
+        found = [(at + len(stop), at) for stop in self.row.options.stop if (at := self.held.find(stop)) >= 0]
+        if found:  # the one that is complete first, however the text was cut into pieces
             self.row.finish_reason = "stop"
-            return self.held[: min(found)]
+            return self.held[: min(found)[1]]
         return self._release(0 if self.row.finish_reason is not None else self._partial_stop())
 
     def _release(self, keep: int) -> str:
@@ -403,6 +457,14 @@ def generate(
     options: GenerationOptions | None = None,
     **changes: Any,
 ) -> list[int]: ...
+@overload
+def generate(
+    model: MobileLLM,
+    tokenizer: Tokenizer | None,
+    prompt: str | Sequence[int],
+    options: GenerationOptions | None = None,
+    **changes: Any,
+) -> str | list[int]: ...
 def generate(
     model: MobileLLM,
     tokenizer: Tokenizer | None,

@@ -44,16 +44,23 @@ def load(
         MobileLLMError: Says in one line what is wrong and what to do.
     """
     folder = find_model(model, revision)
+    tokenizer = _read_tokenizer(folder)  # first: it is quick to read, and may be wrong
     config, weights = read_weights(folder, dtype, progress)
-    tokenizer = None
-    if (folder / "tokenizer.model").exists():
-        tokenizer = Tokenizer(folder / "tokenizer.model")
-        if tokenizer.vocab_size > config.vocab_size:
-            raise MobileLLMError(
-                f"{folder}: tokenizer.model has {tokenizer.vocab_size} pieces, the model a vocabulary of"
-                f" {config.vocab_size}; they do not belong together"
-            )
     return MobileLLM(config, weights), tokenizer
+
+
+def _read_tokenizer(folder: Path) -> Tokenizer | None:
+    path = folder / "tokenizer.model"
+    if not path.exists():
+        return None
+    tokenizer = Tokenizer(path)
+    vocabulary = ModelConfig.from_file(folder / "config.json").vocab_size
+    if tokenizer.vocab_size > vocabulary:
+        raise MobileLLMError(
+            f"{folder}: tokenizer.model has {tokenizer.vocab_size} pieces, the model a vocabulary of {vocabulary};"
+            " they do not belong together"
+        )
+    return tokenizer
 
 
 def find_model(model: str | Path | None = None, revision: str | None = None, *, weights: bool = True) -> Path:

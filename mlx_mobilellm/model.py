@@ -159,16 +159,20 @@ def grow(kv: KV, capacity: int) -> None:
                 arrays[index] = mx.pad(array, [(0, 0), (0, 0), (0, missing), (0, 0)])
 
 
-def join(kv: KV, kept: mx.array, other: KV) -> KV:
-    """A cache of the rows ``kept`` (int32) of one cache and all rows of another."""
+def select(kv: KV, rows: mx.array) -> KV:
+    """A cache of some rows (int32) of another."""
+    return {"keys": [array[rows] for array in kv["keys"]], "values": [array[rows] for array in kv["values"]]}
+
+
+def join(kv: KV, other: KV) -> KV:
+    """A cache of the rows of one and then those of another."""
     capacity = max(capacity_of(kv), capacity_of(other))
     grow(kv, capacity)
     grow(other, capacity)
-
-    def joined(ours: list[mx.array], theirs: list[mx.array]) -> list[mx.array]:
-        return [mx.concatenate([a[kept], b]) for a, b in zip(ours, theirs, strict=True)]
-
-    return {"keys": joined(kv["keys"], other["keys"]), "values": joined(kv["values"], other["values"])}
+    return {
+        "keys": [mx.concatenate([a, b]) for a, b in zip(kv["keys"], other["keys"], strict=True)],
+        "values": [mx.concatenate([a, b]) for a, b in zip(kv["values"], other["values"], strict=True)],
+    }
 
 
 def capacity_of(kv: KV) -> int:

@@ -1,5 +1,6 @@
 """From logits to a token. A choice depends on its logits, its row's options and its position, and on nothing else."""
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,8 +17,8 @@ REPETITION_CONTEXT = 20
 class SamplingOptions:
     """How a row chooses its tokens.
 
-    The filters (``top_k``, ``top_p``, ``min_p``) look at the model's own probabilities, before the temperature,
-    and a token must pass all of them.
+    The filters (``top_k``, ``top_p``, ``min_p``) look at the probabilities behind the penalty and before the
+    temperature. A token must pass all of them; of equally likely ones all pass or none.
 
     Attributes:
         temperature: 0 takes the likeliest token; 1 samples from the model's probabilities.
@@ -87,7 +88,8 @@ class Sampler:
             (B,) int32.
         """
         logits = logits.astype(mx.float32)
-        if self.penalises and recent is not None:
+        if self.penalises:
+            assert recent is not None
             logits = _penalise(logits, recent, self._penalty)
         if not self.greedy:
             # The largest of logits / temperature + Gumbel noise is a sample of their softmax; multiplied by the
@@ -108,7 +110,7 @@ class _Filter:
             self._top_k = _column([float(row.top_k or 2**31) for row in options])
             self._top_p = _column([row.top_p if row.top_p < 1 else 2.0 for row in options])
         if self.compares:
-            self._log_min_p = mx.log(_column([row.min_p for row in options]))
+            self._log_min_p = _column([math.log(row.min_p) if row.min_p else -math.inf for row in options])
 
     def __call__(self, logits: mx.array) -> mx.array:
         """Logits (B, V) float32, minus infinity where a token does not pass. The likeliest always does."""
@@ -132,4 +134,4 @@ def _penalise(logits: mx.array, recent: mx.array, penalty: mx.array) -> mx.array
 
 
 def _column(values: list[float]) -> mx.array:
-    return mx.array(values, dtype=mx.float32)[:, None]
+    return mx.array([[value] for value in values], dtype=mx.float32)

@@ -1,10 +1,12 @@
 """What all commands share: flags and errors in one line, exit codes, progress on stderr."""
 
 import argparse
+import io
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from mlx_mobilellm.errors import MobileLLMError
@@ -32,9 +34,12 @@ def run_command(body: Callable[[], None]) -> int:
     0: done. 2: the user can mend it, and a line on stderr says how. 130: interrupted with Ctrl-C. 141: the reader
     of a pipe went away, which is said to nobody.
     """
+    _prepare_streams()
     try:
-        body()
-        sys.stdout.flush()
+        try:
+            body()
+        finally:  # --help leaves with SystemExit
+            sys.stdout.flush()
     except MobileLLMError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -50,7 +55,17 @@ def run_command(body: Callable[[], None]) -> int:
     return 0
 
 
-def progress(description: str, unit: str) -> Callable[[int, int], None]:
+def _prepare_streams() -> None:
+    """Stand in for a closed stream, which Python gives as None, and let stdout take any character."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
+@contextmanager
+def progress(description: str, unit: str) -> Iterator[Callable[[int, int], None]]:
     """A callback (done, total) that draws a progress bar on stderr for what takes longer than a second."""
     started = time.monotonic()
     bar: Any = None
@@ -66,4 +81,8 @@ def progress(description: str, unit: str) -> Callable[[int, int], None]:
             if done == total:
                 bar.close()
 
-    return update
+    try:
+        yield update
+    finally:
+        if bar is not None:
+            bar.close()

@@ -1,6 +1,7 @@
 """What the tests share: the golden checkpoints, read once."""
 
 import os
+import signal
 
 os.environ["MLX_ENABLE_TF32"] = "0"  # the golden outputs are true float32; set before MLX is imported
 
@@ -14,6 +15,9 @@ import pytest
 
 from mlx_mobilellm import MobileLLM, Tokenizer, load
 from mlx_mobilellm.loading import DEMO
+
+# A process in the background ignores Ctrl-C and hands that down to its children; a handler is not handed down.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 GOLDEN_FOLDERS = sorted(folder for folder in (Path(__file__).parent / "golden").iterdir() if folder.is_dir())
 

@@ -3,7 +3,10 @@
 import dataclasses
 import random
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -16,12 +19,14 @@ from mlx_mobilellm import (
     GenerationOptions,
     MobileLLM,
     MobileLLMError,
+    ModelConfig,
     SamplingOptions,
     Tokenizer,
     generate,
     stream_generate,
 )
-from mlx_mobilellm.generation import Row, run
+from mlx_mobilellm.generation import Row, _Batch, _Text, run
+from mlx_mobilellm.model import Weights
 from mlx_mobilellm.sampling import REPETITION_CONTEXT, Sampler
 
 HOT = SamplingOptions(temperature=1.0, seed=17)
@@ -92,31 +97,76 @@ def test_the_cache_grows_without_changing_the_answer(layer_share: Golden) -> Non
     assert sampler(logits, mx.arange(13, 293)).tolist() == answer
 
 
+ENDS: list[tuple[int, ...]] = [(), (5,), tuple(range(0, 256, 8))]  # never, seldom and often the end of a text
 ROWS = st.lists(
     st.tuples(
         st.integers(1, 40),  # prompt length
         st.integers(1, 20),  # tokens
         st.sampled_from([SamplingOptions(), HOT, FILTERED, PENALISED]),
-        st.integers(1, 16),  # prefill chunk
+        st.sampled_from([1, 3, 7, 16]),  # prefill chunk
+        st.sampled_from(ENDS),
     ),
     min_size=1,
     max_size=7,
 )
 
 
-@given(rows=ROWS, slots=st.integers(1, 4), data=st.randoms(use_true_random=False))
-@settings(max_examples=15, deadline=None)
+@given(rows=ROWS, slots=st.integers(1, 4), chance=st.randoms(use_true_random=False), cancels=st.booleans())
+@settings(max_examples=25, deadline=None)
 def test_a_row_gives_the_same_among_others_as_alone(
-    layer_share: Golden, rows: list[tuple[int, int, SamplingOptions, int]], slots: int, data: random.Random
+    layer_share: Golden,
+    rows: list[tuple[int, int, SamplingOptions, int, tuple[int, ...]]],
+    slots: int,
+    chance: random.Random,
+    cancels: bool,
 ) -> None:
+    """Also where rows are cancelled at any moment, in the middle of a prompt or before they begin."""
     model = layer_share.model
-    made = [
-        Row(model.config, [data.randrange(256) for _ in range(length)], GenerationOptions(n, how, prefill_chunk=c), [5])
-        for length, n, how, c in rows
-    ]
-    together = finished(model, made, slots)
-    alone = [finished(model, [Row(model.config, r.ids[: r.prompt_length], r.options, r.eos)])[0] for r in made]
-    assert together == alone
+    made: list[Row] = []
+
+    def maybe_cancel(*_: object) -> None:
+        row = chance.choice(made)
+        if cancels and chance.random() < 0.1 and row.finish_reason is None:
+            row.finish_reason = "cancelled"
+
+    for length, tokens, sampling, chunk, eos in rows:
+        options = GenerationOptions(tokens, sampling, prefill_chunk=chunk, prompt_progress=maybe_cancel)
+        made.append(Row(model.config, [chance.randrange(256) for _ in range(length)], options, eos))
+    for _ in run(model, made, slots):
+        maybe_cancel()
+    for row in made:
+        alone = Row(
+            model.config, row.ids[: row.prompt_length], dataclasses.replace(row.options, prompt_progress=None), row.eos
+        )
+        finished(model, [alone])
+        if row.finish_reason == "cancelled":
+            assert row.ids == alone.ids[: len(row.ids)]
+        else:
+            assert (row.ids, row.finish_reason) == (alone.ids, alone.finish_reason)
+
+
+def test_rows_behind_one_that_ended_at_once_still_run(layer_share: Golden) -> None:
+    """Where no step is under way when the row's end is seen."""
+    model, prompt = layer_share.model, layer_share.prompts[0]
+    penalised = Row(model.config, prompt, GenerationOptions(24, PENALISED), range(256))
+    cancelled = Row(model.config, prompt, GenerationOptions(24), ())
+    cancelled.finish_reason = "cancelled"
+    last = Row(model.config, prompt, GenerationOptions(24), ())
+    finished(model, [penalised, cancelled, last])
+    assert penalised.generated == 1
+    assert cancelled.generated == 0
+    assert last.ids == layer_share.greedy[0]
+
+
+def test_rows_that_ended_leave_the_cache(layer_share: Golden) -> None:
+    model, prompt = layer_share.model, layer_share.prompts[0]
+    rows = [Row(model.config, prompt, GenerationOptions(tokens), ()) for tokens in (2, 2, 2, 24)]
+    assert finished(model, rows, slots=4)[3] == layer_share.greedy[0][13:]
+    batch = _Batch(model, [Row(model.config, prompt, GenerationOptions(4), ()) for _ in range(3)])
+    batch.prefill()
+    batch.rows[1].finish_reason = "cancelled"
+    batch.drop_ended()
+    assert [array.shape[0] for array in batch.kv["keys"]] == [2] * model.config.executions
 
 
 def test_another_thread_gives_the_same(layer_share: Golden) -> None:
@@ -132,6 +182,26 @@ def test_another_thread_gives_the_same(layer_share: Golden) -> None:
     for thread in threads:
         thread.join()
     assert answers == [generate(model, None, prompt, max_tokens=20, sampling=FILTERED)] * 3
+
+
+def test_each_token_may_be_fetched_by_another_thread(layer_share: Golden) -> None:
+    """As a web framework does that hands an iterator to a pool of threads."""
+    model, prompts = layer_share.model, layer_share.prompts
+    for sampling in (FILTERED, PENALISED):
+        rows = [
+            Row(model.config, prompt[: 13 - i], GenerationOptions(6 + i, sampling, logprobs=True, prefill_chunk=5), ())
+            for i, prompt in enumerate(prompts * 2)
+        ]
+        choices = run(model, rows, slots=3)
+        while (choice := in_a_thread(lambda choices=choices: next(choices, None))) is not None:  # type: ignore[misc]
+            assert np.array(choice.logprobs).shape == (256,)
+        for i, row in enumerate(rows):
+            assert row.ids[row.prompt_length :] == plain_generate(model, row.ids[: row.prompt_length], 6 + i, sampling)
+
+
+def in_a_thread(work: Callable[[], Any]) -> Any:
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(work).result()
 
 
 def test_log_probabilities_are_those_of_the_model(layer_share: Golden) -> None:
@@ -184,12 +254,17 @@ def test_a_consumer_may_end_a_row_and_the_next_takes_its_place(layer_share: Gold
 
 
 def test_a_row_ended_in_its_prompt_is_not_run_to_its_end(layer_share: Golden) -> None:
-    model, done = layer_share.model, []
-    options = GenerationOptions(5, prefill_chunk=4, prompt_progress=lambda *at: done.append(at))
+    model = layer_share.model
+    seen: list[tuple[int, int]] = []
+
+    def cancel(*at: int) -> None:
+        seen.append(at)  # type: ignore[arg-type]
+        row.finish_reason = "cancelled"
+
+    options = GenerationOptions(5, prefill_chunk=4, prompt_progress=cancel)
     row = Row(model.config, layer_share.prompts[0], options, ())
-    options = dataclasses.replace(row.options, prompt_progress=lambda *_: setattr(row, "finish_reason", "cancelled"))
-    row.options = options
     assert list(run(model, [row])) == []
+    assert seen == [(4, 13)]
     assert row.cached == 4
 
 
@@ -298,6 +373,28 @@ def test_what_only_began_like_a_stop_text_is_given(talker: MobileLLM, tokenizer:
     assert pieces[-1].finish_reason == "length"
 
 
+@pytest.mark.parametrize("cuts", [("abcd",), ("abc", "d"), ("a", "b", "c", "d")])
+def test_of_nested_stop_texts_the_one_complete_first_wins(cuts: tuple[str, ...]) -> None:
+    text = _Text.__new__(_Text)
+    text.row = Row(ModelConfig(9, 8, 8, 1, 1, 1, 8), [1], GenerationOptions(stop=("abcd", "bc")), ())
+    text.detokenizer = SimpleNamespace(add=lambda token: cuts[token], flush=lambda: "")  # type: ignore[assignment]
+    text.pieces, text.held = 9, ""
+    shown = ""
+    for token in range(len(cuts)):
+        if text.row.finish_reason is None:
+            shown += text.add(token)
+    assert (shown, text.row.finish_reason) == ("a", "stop")
+
+
+def test_ids_beyond_the_tokenizer_have_no_text(talker: MobileLLM, tokenizer: Tokenizer) -> None:
+    padding = mx.full((8, 96), 50.0)  # makes one of these the likeliest
+    weights: Weights = {**talker.weights, "embed_tokens": mx.concatenate([talker.weights["embed_tokens"], padding])}
+    config = dataclasses.replace(talker.config, vocab_size=tokenizer.vocab_size + 8)
+    pieces = list(stream_generate(MobileLLM(config, weights), tokenizer, [1, tokenizer.vocab_size], max_tokens=8))
+    assert any(piece.token >= tokenizer.vocab_size for piece in pieces)
+    assert all(piece.text == "" for piece in pieces if piece.token >= tokenizer.vocab_size)
+
+
 def test_eos_has_no_text(talker: MobileLLM, tokenizer: Tokenizer) -> None:
     first = next(stream_generate(talker, tokenizer, "One day", sampling=HOT))
     model = MobileLLM(dataclasses.replace(talker.config, eos_token_ids=(first.token,)), talker.weights)
@@ -316,6 +413,8 @@ def test_eos_has_no_text(talker: MobileLLM, tokenizer: Tokenizer) -> None:
         ([1] * 2049, "2049 tokens, more than the model's context of 2048"),
         ([1, 256], "token id 256 is outside the vocabulary of 256"),
         ([-1], "token id -1 is outside"),
+        ([1.5], "expected text or a list of token ids"),
+        (None, "expected text or a list of token ids"),
         ("text", "without a tokenizer.model"),
     ],
 )
@@ -324,6 +423,29 @@ def test_a_prompt_that_does_not_fit_is_refused_at_the_call(
 ) -> None:
     with pytest.raises(MobileLLMError, match=message):
         stream_generate(layer_share.model, None, prompt)
+
+
+@pytest.mark.parametrize("kind", [np.array, mx.array, tuple, lambda ids: list(np.array(ids))])
+def test_a_prompt_may_be_any_sequence_or_array_of_ids(layer_share: Golden, kind: Callable[[list[int]], Any]) -> None:
+    prompt = kind(layer_share.prompts[0])
+    assert generate(without_eos(layer_share.model), None, prompt, max_tokens=24) == layer_share.greedy[0][13:]
+
+
+def test_a_row_runs_only_once(layer_share: Golden) -> None:
+    row = Row(layer_share.model.config, [1, 2], GenerationOptions(2), ())
+    finished(layer_share.model, [row])
+    with pytest.raises(MobileLLMError, match="a row runs only once"):
+        finished(layer_share.model, [row])
+
+
+@pytest.mark.parametrize("slots", [0, -1])
+def test_rows_need_a_slot(layer_share: Golden, slots: int) -> None:
+    with pytest.raises(MobileLLMError, match="slots: expected 1 or more"):
+        next(run(layer_share.model, [], slots))
+
+
+def test_no_rows_are_no_tokens(layer_share: Golden) -> None:
+    assert list(run(layer_share.model, [])) == []
 
 
 @pytest.mark.parametrize(

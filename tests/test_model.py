@@ -8,7 +8,7 @@ import pytest
 
 from conftest import Golden
 from mlx_mobilellm import MobileLLM, MobileLLMError, ModelConfig
-from mlx_mobilellm.model import CAPACITY_STEP, KV, Weights, capacity_of, empty_kv, extend, grow, join, unembed
+from mlx_mobilellm.model import CAPACITY_STEP, KV, Weights, capacity_of, empty_kv, extend, grow, join, select, unembed
 
 
 def logits_in_chunks(golden: Golden, chunk: int) -> mx.array:
@@ -80,7 +80,8 @@ def test_joined_caches_hold_the_kept_rows_and_then_the_others(layer_share: Golde
         extend(model.config, model.weights, kv, mx.array(rows))
         return kv
 
-    kv = join(cached([first[:4], second[:4]], 13), mx.array([1]), cached([first[:6]], CAPACITY_STEP + 1))
+    kept = select(cached([first[:4], second[:4]], 13), mx.array([1]))
+    kv = join(kept, cached([first[:6]], CAPACITY_STEP + 1))
     hidden = extend(model.config, model.weights, kv, mx.array([second[4:6], first[6:8]]), mx.array([4, 6]))
     logits = np.array(unembed(model.weights, hidden))
     np.testing.assert_allclose(logits[0], layer_share.logits[1, 4:6], rtol=0, atol=2e-4)

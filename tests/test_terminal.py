@@ -47,19 +47,32 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def test_what_is_quick_shows_no_progress(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
-    update = progress("Loading", "block")
-    for done in range(1, 31):
-        clock[0] += 0.03
-        update(done, 30)
+    with progress("Loading", "block") as update:
+        for done in range(1, 31):
+            clock[0] += 0.03
+            update(done, 30)
     assert capsys.readouterr() == ("", "")
 
 
 def test_what_takes_over_a_second_shows_a_bar_on_stderr(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
-    update = progress("Loading", "block")
-    for done in range(1, 31):
-        clock[0] += 0.5
-        update(done, 30)
+    with progress("Loading", "block") as update:
+        for done in range(1, 31):
+            clock[0] += 0.5
+            update(done, 30)
     shown = capsys.readouterr()
     assert shown.out == ""
     assert "Loading" in shown.err
     assert "/30" in shown.err
+
+
+def test_an_error_in_the_middle_of_a_bar_has_a_line_of_its_own(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def body() -> None:
+        with progress("Loading", "block") as update:
+            clock[0] += 2
+            update(1, 30)
+            raise MobileLLMError("a tensor is wrong")
+
+    assert run_command(body) == 2
+    assert capsys.readouterr().err.splitlines()[-1].split("\r")[-1] == "error: a tensor is wrong"

@@ -3,12 +3,13 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 import mlx.core as mx
 
 from mlx_mobilellm.errors import MobileLLMError
-from mlx_mobilellm.generation import GenerationOptions, Statistics, stream_generate
-from mlx_mobilellm.loading import load
+from mlx_mobilellm.generation import GenerationOptions, Piece, Statistics, stream_generate
+from mlx_mobilellm.loading import find_model, load
 from mlx_mobilellm.sampling import SamplingOptions
 from mlx_mobilellm.terminal import Parser, progress, run_command
 
@@ -55,30 +56,28 @@ def generate_text(arguments: Sequence[str] | None) -> None:
     args = parser().parse_args(arguments)
     options = _options(args)
     prompt = _read_stdin() if args.prompt == "-" else args.prompt
-    model, tokenizer = load(
-        args.model,
-        dtype=DTYPES.get(args.dtype),
-        revision=args.revision,
-        progress=None if args.quiet else progress("Loading", "block"),
-    )
+    folder = find_model(args.model, args.revision)  # a download shows the Hub's own bar
+    with progress("Loading", "block") as loaded:
+        model, tokenizer = load(folder, dtype=DTYPES.get(args.dtype), progress=None if args.quiet else loaded)
     if tokenizer is None:
         raise MobileLLMError(
             f"{args.model} has no tokenizer.model: put the published one there, or use mlx_mobilellm.generate on ids"
         )
-    for piece in stream_generate(model, tokenizer, prompt, options):
-        print(piece.text, end="", flush=True)
-        if piece.statistics is not None:
-            if sys.stdout.isatty():
-                print()
-            if not args.quiet:
-                print(_summary(piece.statistics, piece.finish_reason, options), file=sys.stderr)
+    with progress("Reading the prompt", "token") as read:
+        options = replace(options, prompt_progress=None if args.quiet else read)
+        for piece in stream_generate(model, tokenizer, prompt, options):
+            print(piece.text, end="", flush=True)
+            if piece.statistics is not None:
+                if sys.stdout.isatty():
+                    print()
+                if not args.quiet:
+                    print(_summary(piece, piece.statistics, options), file=sys.stderr)
 
 
 def _options(args: argparse.Namespace) -> GenerationOptions:
     return GenerationOptions(
         max_tokens=args.max_tokens,
         stop=tuple(args.stop),
-        prompt_progress=None if args.quiet else progress("Reading the prompt", "token"),
         sampling=SamplingOptions(
             temperature=args.temp,
             top_k=args.top_k,
@@ -91,26 +90,32 @@ def _options(args: argparse.Namespace) -> GenerationOptions:
 
 
 def _read_stdin() -> str:
-    """The prompt from stdin, without the line end that editors and ``echo`` put behind it."""
-    data = sys.stdin.buffer.read()
+    """The prompt from stdin, without a byte-order mark, and without the line end that editors and ``echo`` add."""
     try:
-        return data.decode("utf-8").removesuffix("\n").removesuffix("\r")
+        data = sys.stdin.buffer.read()
+        return data.decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError as error:
-        raise MobileLLMError(f"stdin: expected UTF-8, found byte 0x{data[error.start]:02X} at {error.start}") from None
+        raise MobileLLMError(
+            f"stdin: expected UTF-8, found byte 0x{error.object[error.start]:02X} at {error.start}"
+        ) from None
+    except OSError as error:
+        raise MobileLLMError(f"stdin: cannot be read: {error.strerror}") from None
 
 
-def _summary(statistics: Statistics, finish_reason: str | None, options: GenerationOptions) -> str:
-    reason = {
+def _summary(last: Piece, statistics: Statistics, options: GenerationOptions) -> str:
+    reasons = {
         "eos": "the text ended",
         "stop": "a stop text came",
         "length": f"reached --max-tokens {options.max_tokens}",
         "context": "the model's context is full",
-    }[finish_reason or "eos"]
+    }
+    tokens = statistics.generation_tokens
+    made = f"{tokens} tokens at {statistics.generation_tps:,.0f} tokens/s" if tokens > 1 else "1 token"
     seed = f", seed {statistics.seed}" if options.sampling.temperature > 0 else ""
     return (
-        f"[{statistics.generation_tokens} tokens at {statistics.generation_tps:,.0f} tokens/s, behind a prompt of"
-        f" {statistics.prompt_tokens} at {statistics.prompt_tps:,.0f} tokens/s; first token after"
-        f" {statistics.time_to_first_token:.3f} s; {statistics.peak_memory / 1e6:,.0f} MB peak{seed}; {reason}]"
+        f"[{made}, behind a prompt of {statistics.prompt_tokens} at {statistics.prompt_tps:,.0f} tokens/s; first token"
+        f" after {statistics.time_to_first_token:.3f} s; {statistics.peak_memory / 1e6:,.0f} MB peak{seed};"
+        f" {reasons[str(last.finish_reason)]}]"
     )
 
 
