@@ -96,7 +96,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path) ->
     resumed = Run(TINY, SHORT, tmp_path / "stopped")
     assert resumed.losses == pytest.approx(losses[:4])
     assert resumed.train(some_rows) == pytest.approx(losses)
-    assert mx.array_equal(resumed.weights["embed_tokens"], whole.weights["embed_tokens"])
+    assert mx.allclose(resumed.weights["embed_tokens"], whole.weights["embed_tokens"], atol=1e-5)
 
 
 def test_a_folder_of_another_run_is_not_continued(tmp_path: Path) -> None:
