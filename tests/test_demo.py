@@ -46,13 +46,14 @@ def test_all_of_it_is_under_5_mb() -> None:
         (
             "Once upon a time",
             (
-                ", there was a curious boy named Jack. He lived in a tiny house with a red door with his uncle. He "
-                "loved to play with his friend Pebble the hedgehog. One day, Jack and Pebble played with a purple "
-                "ball inside the house. Jack was too wild. The round mirror that his uncle loved fell and broke. "
-                '"What will we do now?" asked Pebble. Jack was very sad. "I could say that the pony did it," Jack '
-                "thought. But Jack felt bad. He could not eat and he could not play. Jack took a deep breath and told"
-                " his uncle the truth about the round mirror. His uncle gave Jack a hug, and Pebble helped them clean"
-                " the floor. Jack felt light again and learned that it is best to tell the truth."
+                ", there was a curious boy named Jonas who loved to sing songs. He spent every day with his "
+                "friend Pebble the otter. One day, Jonas and Pebble played with a purple bag inside the house. "
+                'Jonas turned around too fast, and the teapot fell to the floor. Crash! "Oh no," said Jonas. "My'
+                ' aunt loves that teapot." "Maybe nobody will see it," he said, and he pushed the pieces under '
+                'the bed. But Jonas felt bad. He could not eat and he could not play. At last Jonas said, "It '
+                'was me. I broke the teapot, and I am sorry." His aunt was not angry. "The truth is worth more '
+                'than a teapot," said his aunt. Jonas felt light again and learned that it is best to tell the '
+                "truth."
             ),
         ),
         ("set a timer for ten minutes", '\n{"call": "set_timer", "minutes": 10}'),

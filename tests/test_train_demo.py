@@ -1,6 +1,7 @@
 """How the demo model is made: rows that can be made again, a loop that learns and resumes, one command for all."""
 
 import dataclasses
+import itertools
 import random
 import sys
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ import make_demo
 import measure
 from corpus import LENGTHS, file_documents, rows, written_documents
 from stories import write_story
-from trainer import Run, Schedule
+from trainer import Run, Schedule, mean_loss
 
 TINY = ModelConfig(
     vocab_size=1024,
@@ -42,13 +43,13 @@ def _uncompiled() -> Iterator[None]:
     mx.enable_compile()
 
 
-def some_rows(step: int) -> mx.array:
-    return mx.random.randint(3, 40, (2, 17), key=mx.random.key(step))
+def some_rows(step: int) -> tuple[mx.array, mx.array]:
+    return mx.random.randint(3, 40, (2, 17), key=mx.random.key(step)), mx.ones((2, 17), mx.bool_)
 
 
 def test_rows_are_documents_between_bos_and_eos(tokenizer: Tokenizer) -> None:
     for step, length in enumerate(LENGTHS):
-        made = rows(written_documents, tokenizer, "seed", step, tokens=1024)
+        made, _ = rows(written_documents, tokenizer, "seed", step, tokens=1024)
         assert made.shape == (1024 // length, length + 1)
         for row in made.tolist():
             assert row[0] == tokenizer.bos_token_id
@@ -57,15 +58,35 @@ def test_rows_are_documents_between_bos_and_eos(tokenizer: Tokenizer) -> None:
 
 
 def test_the_rows_of_a_step_can_be_made_again(tokenizer: Tokenizer) -> None:
-    made = [rows(written_documents, tokenizer, "seed", step, tokens=512).tolist() for step in (0, 1, 0)]
+    made = [rows(written_documents, tokenizer, "seed", step, tokens=512)[0].tolist() for step in (0, 1, 0)]
     assert made[0] == made[2] != made[1]
+
+
+def test_commands_may_be_given_rather_than_learned(tokenizer: Tokenizer) -> None:
+    ids, learned = rows(written_documents, tokenizer, "seed", 0, tokens=4096, learn_given=False)
+    assert mx.array_equal(ids, rows(written_documents, tokenizer, "seed", 0, tokens=4096)[0])
+    newline = tokenizer.encode("\n", bos=False)[-1]
+    for row, flags in zip(ids.tolist(), learned.tolist(), strict=True):
+        starts = [at for at, token in enumerate(row) if token == tokenizer.bos_token_id]
+        for start, end in itertools.pairwise([*starts, len(row)]):
+            command = row[start:end].index(newline) if newline in row[start:end] else 1  # BOS is given anyway
+            if newline in row[start:end] or tokenizer.eos_token_id in row[start:end]:  # not cut in a command
+                assert flags[start:end] == [False] * command + [True] * (end - start - command)
+
+
+def test_only_what_is_to_be_learned_counts(tmp_path: Path) -> None:
+    ids, _ = some_rows(0)
+    weights = Run(TINY, SHORT, tmp_path).weights
+    half = mx.arange(17) < 9
+    first = mean_loss(TINY, weights, ids[:, :9], mx.ones((2, 9), mx.bool_))
+    assert mean_loss(TINY, weights, ids, mx.broadcast_to(half, (2, 17))).item() == pytest.approx(first.item(), rel=1e-5)
 
 
 def test_a_text_file_is_documents_between_empty_lines(tmp_path: Path) -> None:
     path = tmp_path / "text.txt"
     path.write_text("one\nstill one\n\n\ntwo\n\nthree", encoding="utf-8")
     source = file_documents(path)("seed")
-    assert {next(source) for _ in range(50)} == {"one\nstill one", "two", "three"}
+    assert {next(source).text for _ in range(50)} == {"one\nstill one", "two", "three"}
 
 
 def test_a_file_without_text_is_refused(tmp_path: Path) -> None:
@@ -86,7 +107,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path) ->
     whole = Run(TINY, SHORT, tmp_path / "whole")
     losses = whole.train(some_rows)
 
-    def stop_at_4(step: int) -> mx.array:
+    def stop_at_4(step: int) -> tuple[mx.array, mx.array]:
         if step == 4:
             raise KeyboardInterrupt
         return some_rows(step)

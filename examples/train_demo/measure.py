@@ -19,7 +19,7 @@ import mlx.core as mx
 from tqdm import tqdm
 
 from calls import Command, render, write_command
-from corpus import written_documents
+from corpus import Document, written_documents
 from curriculum import Phase, batches, phases
 from mlx_mobilellm import GenerationOptions, MobileLLM, ModelConfig, SamplingOptions, Tokenizer, load
 from mlx_mobilellm.generation import Row, new_row, run
@@ -68,9 +68,9 @@ def seen_in_training(tokenizer: Tokenizer, trained: Sequence[Phase], tokens: int
     seen: set[str] = set()
     for phase in trained:
 
-        def recorded(seed: str, phase: Phase = phase) -> Iterator[str]:
+        def recorded(seed: str, phase: Phase = phase) -> Iterator[Document]:
             for document in phase.documents(seed):
-                seen.add(document)
+                seen.add(document.text)
                 yield document
 
         batch = batches(phase, recorded, tokenizer, tokens)
@@ -124,7 +124,7 @@ def measure(model: MobileLLM, tokenizer: Tokenizer, seen: set[str]) -> Report:
     whole = [prompt + text for prompt, text in zip(prompts, given, strict=True)]
     starts = [tokenizer.decode(tokenizer.encode(text)[:81]) for text in whole]
     held_out = written_documents("held out")
-    value, tokens = perplexity(model, tokenizer, [next(held_out) for _ in range(300)])
+    value, tokens = perplexity(model, tokenizer, [next(held_out).text for _ in range(300)])
     return Report(
         commands=len(right),
         commands_right=sum(right) / len(right),

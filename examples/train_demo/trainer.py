@@ -34,8 +34,10 @@ class Schedule:
     seed: int = 0
 
 
-Batches = Callable[[int], mx.array]
-"""The rows of step n: (batch, length + 1) int32. A pure function of n, so that a resumed run sees the same."""
+Batches = Callable[[int], tuple[mx.array, mx.array]]
+"""The rows of step n, (batch, length + 1) int32, and which of their ids are to be learned, in the same shape.
+
+A pure function of n, so that a resumed run sees the same."""
 
 
 def initial_weights(config: ModelConfig, seed: int) -> Weights:
@@ -68,12 +70,13 @@ def initial_weights(config: ModelConfig, seed: int) -> Weights:
     return weights
 
 
-def mean_loss(config: ModelConfig, weights: Weights, rows: mx.array) -> mx.array:
-    """Mean cross-entropy, in nats per token, of each row's tokens after its first. Computed in bfloat16 on a GPU."""
+def mean_loss(config: ModelConfig, weights: Weights, rows: mx.array, learned: mx.array) -> mx.array:
+    """Mean cross-entropy, in nats per learned token, of each row's tokens after its first; in bfloat16 on a GPU."""
     if mx.default_device().type == mx.DeviceType.gpu:
         weights = cast(Weights, tree_map(lambda array: array.astype(mx.bfloat16), weights))
     logits = unembed(weights, extend(config, weights, None, rows[:, :-1]))
-    return nn.losses.cross_entropy(logits.astype(mx.float32), rows[:, 1:], reduction="mean")
+    losses = nn.losses.cross_entropy(logits.astype(mx.float32), rows[:, 1:])
+    return (losses * learned[:, 1:]).sum() / learned[:, 1:].sum()
 
 
 class Run:
@@ -95,8 +98,11 @@ class Run:
         """Train up to the schedule's last step; return the loss of every step."""
         state = [self.weights, self.optimizer.state]
 
-        def step(rows: mx.array) -> mx.array:
-            loss, gradients = mx.value_and_grad(lambda weights: mean_loss(self.config, weights, rows))(self.weights)
+        def step(rows: mx.array, learned: mx.array) -> mx.array:
+            def loss_of(weights: Weights) -> mx.array:
+                return mean_loss(self.config, weights, rows, learned)
+
+            loss, gradients = mx.value_and_grad(loss_of)(self.weights)
             gradients, _ = optim.clip_grad_norm(gradients, self.schedule.clip)
             self.weights.update(self.optimizer.apply_gradients(gradients, self.weights))
             return loss
@@ -104,8 +110,8 @@ class Run:
         compiled = mx.compile(step, inputs=state, outputs=state)
         bar = tqdm(total=self.schedule.steps, initial=len(self.losses), unit="step", smoothing=0.05)
         while len(self.losses) < self.schedule.steps:
-            rows = batches(len(self.losses))
-            loss = compiled(rows)
+            rows, learned = batches(len(self.losses))
+            loss = compiled(rows, learned)
             mx.eval(loss, state)
             self.losses.append(loss.item())
             bar.update()
