@@ -14,6 +14,9 @@ from calls import render, write_command
 from mlx_mobilellm.tokenizer import Tokenizer
 from stories import write_story
 
+STORY_SHARE = 0.2
+"""Share of stories among the documents; commands with their calls are far shorter."""
+
 LENGTHS = (256, 256, 256, 256, 256, 512)
 """Row lengths, in turn: most rows are as long as a story, some teach the later positions."""
 
@@ -33,11 +36,11 @@ Documents = Callable[[str], Iterator[Document]]
 """Endless documents from a seed."""
 
 
-def written_documents(seed: str, story_share: float = 0.2) -> Iterator[Document]:
-    """Documents of our own generators, for ever: stories, and commands with their calls, which are far shorter."""
+def written_documents(seed: str) -> Iterator[Document]:
+    """Documents of our own generators, for ever: stories, and commands with their calls."""
     rng = random.Random(seed)
     while True:
-        if rng.random() < story_share:
+        if rng.random() < STORY_SHARE:
             yield Document("", write_story(rng).text)
         else:
             command = write_command(rng)

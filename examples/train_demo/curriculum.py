@@ -1,32 +1,26 @@
 """What the demo model learns, in which order, and for how long."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from corpus import Document, Documents, rows, written_documents
+from corpus import Documents, rows
 from mlx_mobilellm.tokenizer import Tokenizer
 from trainer import Batches, Schedule
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of the training: its documents, whether commands are learned or only their calls, and its schedule."""
+    """A part of the training: whether commands are learned or only their calls, and its schedule."""
 
     name: str
-    story_share: float
     learn_given: bool
     schedule: Schedule
 
-    def documents(self, seed: str) -> Iterator[Document]:
-        """The phase's documents, for ever."""
-        return written_documents(seed, self.story_share)
-
 
 PHASES = (
-    Phase("train", 0.2, True, Schedule(steps=2400)),
+    Phase("train", True, Schedule(steps=2400)),
     # A model that has learned commands too goes on with them where they might: "weather in London" with " on Sunday".
     # So at the end it learns what follows a command, and no longer the commands.
-    Phase("polish", 0.2, False, Schedule(steps=200, learning_rate=5e-4, final_learning_rate=5e-5, warmup=20)),
+    Phase("polish", False, Schedule(steps=200, learning_rate=5e-4, final_learning_rate=5e-5, warmup=20)),
 )
 
 

@@ -63,8 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         folder = args.output / phase.name
         folder.mkdir(exist_ok=True)
         run = Run(config, phase.schedule, folder, weights)
-        source = documents if args.text else phase.documents
-        losses += run.train(batches(phase, source, tokenizer, args.tokens))
+        losses += run.train(batches(phase, documents, tokenizer, args.tokens))
         weights = run.weights
     save_weights(args.output, config, weights, mx.float16)
     _plot(losses, args.output / "loss.png")

@@ -66,13 +66,13 @@ def _answer(tokenizer: Tokenizer, row: Row) -> str:
 def seen_in_training(tokenizer: Tokenizer, trained: Sequence[Phase], tokens: int) -> set[str]:
     """Every document that training read: stories whole, commands with their calls."""
     seen: set[str] = set()
+
+    def recorded(seed: str) -> Iterator[Document]:
+        for document in written_documents(seed):
+            seen.add(document.text)
+            yield document
+
     for phase in trained:
-
-        def recorded(seed: str, phase: Phase = phase) -> Iterator[Document]:
-            for document in phase.documents(seed):
-                seen.add(document.text)
-                yield document
-
         batch = batches(phase, recorded, tokenizer, tokens)
         for step in tqdm(range(phase.schedule.steps), desc="training text", unit="step"):
             batch(step)

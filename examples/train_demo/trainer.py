@@ -21,10 +21,9 @@ from mlx_mobilellm.model import Weights, extend, unembed
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast to train. One step sees ``batch`` rows."""
+    """How long and how fast to train."""
 
     steps: int = 2400
-    batch: int = 16
     learning_rate: float = 3e-3
     final_learning_rate: float = 1e-4
     warmup: int = 100
