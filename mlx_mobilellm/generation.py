@@ -221,12 +221,12 @@ class _Batch:
 
     def settle(self) -> None:
         """Wait for the chunk, so that a long prompt takes the memory of one, and report it."""
-        reports = [row for row in self.fed if row.options.prompt_progress is not None]
+        reports = [(row, report) for row in self.fed if (report := row.options.prompt_progress) is not None]
         if reports or self.prefilling:
             mx.eval(self.kv)
-        for row in reports:
-            if row.options.prompt_progress is not None and row.finish_reason is None:
-                row.options.prompt_progress(row.cached, row.prompt_length)
+        for row, report in reports:
+            if row.finish_reason is None:  # an earlier report may have ended it
+                report(row.cached, row.prompt_length)
 
     def decode(self) -> list[_Answers]:
         """Start one token of every row that wants another."""
